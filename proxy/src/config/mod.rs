@@ -1,0 +1,286 @@
+//! Configuration, checked: every value in range, every default filled in.
+
+use evenkeel_core::address::Address;
+use evenkeel_core::balancer;
+use evenkeel_upstream::target::Target;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Everything one proxy process does.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Name of this evenkeel in `Via`, logs and rank order.
+    pub name: String,
+    /// Where the admin API listens; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Worker threads; `None`: as many as the CPUs the cgroup grants.
+    pub workers: Option<usize>,
+    /// How the process leaves.
+    pub drain: Drain,
+    /// Access log; `None`: off.
+    pub access_log: Option<AccessLog>,
+    /// The services, by name, each name once.
+    pub services: Vec<Service>,
+}
+
+/// How the process leaves.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Drain {
+    /// From SIGTERM to the last cut.
+    pub grace: Duration,
+}
+
+/// Access log format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessLog {
+    /// One line of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What clients speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protocol {
+    /// Look at the first bytes of both sides.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// One service.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Service {
+    /// Its name, unique.
+    pub name: String,
+    /// Where clients connect (port 0 works); at least one.
+    pub listen: Vec<Address>,
+    /// Where its endpoints come from; at least one.
+    pub targets: Vec<Target>,
+    /// What clients speak.
+    pub protocol: Protocol,
+    /// The upstream side.
+    pub upstream: Upstream,
+    /// Which endpoint.
+    pub balance: Balance,
+    /// Active and passive health (passive: in `balance.core.outlier`).
+    pub check: Option<Check>,
+    /// Trying again.
+    pub retry: Retry,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How much there may be.
+    pub limits: Limits,
+    /// What HTTP messages look like on the other side.
+    pub http: Http,
+}
+
+/// The upstream side.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Upstream {
+    /// From the first SYN to an established connection.
+    pub connect_timeout: Duration,
+    /// Idle pooled connections per worker and endpoint.
+    pub max_idle: usize,
+    /// An idle pooled connection is closed after this.
+    pub idle_timeout: Duration,
+    /// Connections per worker and endpoint; turns wait beyond.
+    pub max_connections: usize,
+}
+
+/// Which endpoint.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Balance {
+    /// The balancer's settings.
+    pub core: balancer::Config,
+    /// Where the affinity key for `ring-hash` and `maglev` comes from.
+    pub affinity: Affinity,
+}
+
+/// Where the affinity key comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Affinity {
+    /// The client's IP address.
+    #[default]
+    Source,
+    /// A request header (HTTP); the source address if it is absent.
+    Header(String),
+    /// A request cookie (HTTP); the source address if it is absent.
+    Cookie(String),
+}
+
+/// An active health check.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Check {
+    /// What is done.
+    pub kind: CheckKind,
+    /// How often, ± 10 %.
+    pub every: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// Failures in a row that make an endpoint unhealthy.
+    pub unhealthy: u32,
+    /// Successes in a row that make it healthy again.
+    pub healthy: u32,
+}
+
+/// What a check does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CheckKind {
+    /// Connects.
+    Tcp,
+    /// `GET path`; a status in the range passes.
+    Http {
+        /// Origin-form target.
+        path: String,
+        /// `Host`; `None`: the address.
+        host: Option<String>,
+        /// Passing statuses, inclusive.
+        status: (u16, u16),
+    },
+}
+
+/// Trying again, elsewhere.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Retry {
+    /// Tries in all, the first included; 1 switches retries off.
+    pub attempts: u32,
+    /// Retries as a fraction of turns over 10 s.
+    pub budget: f64,
+    /// Retries per second that are always allowed.
+    pub reserve: f64,
+    /// The endpoint could not be connected to (never ran: always safe).
+    pub on_connect: bool,
+    /// The endpoint closed its connection before the first byte of a response (idempotent methods).
+    pub on_reset: bool,
+    /// The endpoint answered 503 (idempotent methods).
+    pub on_unavailable: bool,
+    /// Request bytes kept for a retry.
+    pub buffer: usize,
+}
+
+/// How long things may take.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Timeouts {
+    /// From the end of the request head to the first byte of the response; `None`: for ever.
+    pub request: Option<Duration>,
+    /// An open session on which nothing is said.
+    pub idle: Duration,
+    /// From accept (or the first byte of a head) to the end of a request head.
+    pub header: Duration,
+    /// How long `protocol: auto` waits for a client's first byte before it looks at the server's.
+    pub detect: Duration,
+}
+
+/// How much there may be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Limits {
+    /// Sessions of the service at once.
+    pub sessions: usize,
+    /// Bytes of a head, start line included.
+    pub header_bytes: usize,
+    /// Fields of a head.
+    pub header_fields: usize,
+    /// Bytes of a request target.
+    pub uri_bytes: usize,
+    /// Turns of the service waiting for a connection.
+    pub queue: usize,
+    /// How long a turn waits for a connection or an endpoint.
+    pub queue_timeout: Duration,
+    /// Bytes buffered for a reader that does not read: the writer is stopped above.
+    pub buffer: usize,
+}
+
+/// What HTTP messages look like on the other side.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Http {
+    /// `Via` field with the configured name.
+    pub via: bool,
+    /// `X-Forwarded-For`, `-Proto`, `-Host`.
+    pub x_forwarded: Forwarding,
+    /// RFC 7239 `Forwarded`.
+    pub forwarded: Forwarding,
+    /// A field on responses that evenkeel made itself, saying why.
+    pub reason: bool,
+}
+
+/// What to do with a forwarding field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forwarding {
+    /// Pass on what came, add nothing.
+    Keep,
+    /// Append the client to what came.
+    Append,
+    /// Drop what came, say only what is known here.
+    Replace,
+    /// Drop what came, add nothing.
+    Remove,
+}
+
+impl Config {
+    /// A process without services, every default filled in.
+    pub fn new() -> Self {
+        Self {
+            name: "evenkeel".into(),
+            admin: None,
+            workers: None,
+            drain: Drain { grace: Duration::from_secs(30) },
+            access_log: None,
+            services: Vec::new(),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Service {
+    /// A service with every default filled in.
+    pub fn new(name: impl Into<String>, listen: Vec<Address>, targets: Vec<Target>) -> Self {
+        Self {
+            name: name.into(),
+            listen,
+            targets,
+            protocol: Protocol::Auto,
+            upstream: Upstream {
+                connect_timeout: Duration::from_secs(1),
+                max_idle: 128,
+                idle_timeout: Duration::from_secs(60),
+                max_connections: 1024,
+            },
+            balance: Balance { core: balancer::Config::default(), affinity: Affinity::default() },
+            check: None,
+            retry: Retry {
+                attempts: 2,
+                budget: 0.2,
+                reserve: 1.0,
+                on_connect: true,
+                on_reset: false,
+                on_unavailable: false,
+                buffer: 64 * 1024,
+            },
+            timeouts: Timeouts {
+                request: Some(Duration::from_secs(15)),
+                idle: Duration::from_secs(3600),
+                header: Duration::from_secs(10),
+                detect: Duration::from_millis(10),
+            },
+            limits: Limits {
+                sessions: 10_000,
+                header_bytes: 64 * 1024,
+                header_fields: 100,
+                uri_bytes: 8 * 1024,
+                queue: 1024,
+                queue_timeout: Duration::from_secs(1),
+                buffer: 64 * 1024,
+            },
+            http: Http { via: true, x_forwarded: Forwarding::Append, forwarded: Forwarding::Keep, reason: true },
+        }
+    }
+}

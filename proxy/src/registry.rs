@@ -1,0 +1,118 @@
+//! What workers count, where the control thread can read it.
+//!
+//! Each worker owns its tallies and is their only writer, so counting is a plain load and store;
+//! readers sum over workers.
+
+use evenkeel_core::end::Cause;
+use evenkeel_core::endpoint::Endpoint;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+/// A counter with one writer and any number of readers.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Subtracts; only the owning worker may call this (for gauges).
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the latency histogram, in microseconds; one more bucket is unbounded.
+pub const LATENCY_BOUNDS_US: [u64; 18] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
+
+/// What one worker counted for one endpoint of one service.
+#[derive(Default, Debug)]
+pub struct EndpointTally {
+    /// Turns that were given to it.
+    pub turns: Counter,
+    /// Turns by status class: 1xx (upgrades) … 5xx; index 0: no status (TCP).
+    pub status: [Counter; 6],
+    /// Turns it failed, by [`Cause`] in order of [`Cause::ALL`].
+    pub failures: [Counter; Cause::ALL.len()],
+    /// Time to first byte, by bucket of [`LATENCY_BOUNDS_US`].
+    pub latency: [Counter; LATENCY_BOUNDS_US.len() + 1],
+    /// Sum of the times to first byte, microseconds.
+    pub latency_sum_us: Counter,
+    /// Bytes to the endpoint.
+    pub bytes_sent: Counter,
+    /// Bytes from the endpoint.
+    pub bytes_received: Counter,
+    /// Connections opened.
+    pub connects: Counter,
+    /// Connections open now.
+    pub links: Counter,
+    /// Of these, idle in the pool.
+    pub idle_links: Counter,
+    /// Turns tried again elsewhere after this endpoint failed them.
+    pub retried: Counter,
+}
+
+impl EndpointTally {
+    /// Files a time to first byte; only the owning worker may call this.
+    pub fn observe_latency(&self, us: u64) {
+        let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < us);
+        self.latency[bucket].add(1);
+        self.latency_sum_us.add(us);
+    }
+}
+
+/// What one worker counted for one service, apart from its endpoints.
+#[derive(Default, Debug)]
+pub struct ServiceTally {
+    /// Client connections accepted.
+    pub accepted: Counter,
+    /// Client connections open now.
+    pub sessions: Counter,
+    /// Turns asked for by clients.
+    pub turns: Counter,
+    /// Turns in flight or waiting.
+    pub turns_active: Counter,
+    /// Turns that failed, by [`Cause`] in order of [`Cause::ALL`].
+    pub failures: [Counter; Cause::ALL.len()],
+    /// Sessions that ended, by [`Cause`] in order of [`Cause::ALL`].
+    pub ends: [Counter; Cause::ALL.len()],
+    /// Retries made.
+    pub retries: Counter,
+    /// Retries not made for want of budget.
+    pub retries_refused: Counter,
+    /// Bytes from clients.
+    pub bytes_received: Counter,
+    /// Bytes to clients.
+    pub bytes_sent: Counter,
+}
+
+/// One service as the control thread sees it.
+#[derive(Debug)]
+pub struct ServiceEntry {
+    /// Its name.
+    pub name: String,
+    /// One per worker.
+    pub workers: Vec<Arc<ServiceTally>>,
+    /// One per worker and endpoint that the worker has met. Entries of endpoints that left stay
+    /// until their last turn is over and are then folded into `departed`.
+    pub endpoints: Mutex<Vec<(Arc<Endpoint>, Arc<EndpointTally>)>>,
+}
+
+/// All services of the process.
+#[derive(Default, Debug)]
+pub struct Registry {
+    /// In order of configuration.
+    pub services: Mutex<Vec<Arc<ServiceEntry>>>,
+}

@@ -1,0 +1,3 @@
+//! What evenkeel knows of the world: targets, discovery, checks, and the pump that feeds balancers.
+
+pub mod target;
