@@ -1,0 +1,231 @@
+//! One client connection as a state machine, and the contract between it and its worker.
+//!
+//! The worker owns the sockets. It feeds bytes ([`Session::client_data`], [`Session::link_data`]),
+//! ends and failures, drains [`Session::poll_output`] after every call, writes what [`Io`] holds,
+//! and arms a timer for [`Session::poll_timeout`].
+//!
+//! Unconsumed input is kept by the worker and offered again, with whatever came after it, when the
+//! session wants input ([`Session::wants_client`], [`Session::wants_link`]) and there is more of it
+//! (or when the session began to want input again). A session that did not consume the whole input
+//! and still wants more needs bytes that have not arrived yet.
+
+use crate::out::Out;
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::net::SocketAddr;
+use evenkeel_core::end::{Cause, End};
+use evenkeel_core::picker::{NoPick, Scope};
+use evenkeel_core::time::{Duration, Instant};
+
+/// What clients speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protocol {
+    /// Look at the first bytes of both sides.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// Where the affinity key comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Affinity {
+    /// No policy asks for one.
+    #[default]
+    None,
+    /// The client's IP address.
+    Source,
+    /// A request header, by lower-case name; the source address if it is absent.
+    Header(String),
+    /// A request cookie; the source address if it is absent.
+    Cookie(String),
+}
+
+/// What to do with a forwarding field (`X-Forwarded-*`, `Forwarded`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forwarding {
+    /// Pass on what came, add nothing.
+    Keep,
+    /// Append the client to what came.
+    Append,
+    /// Drop what came, say only what is known here.
+    Replace,
+    /// Drop what came, add nothing.
+    Remove,
+}
+
+/// Settings of a service that sessions read; shared by all of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// What clients speak.
+    pub protocol: Protocol,
+    /// Name in `Via`; `None`: no `Via`.
+    pub via: Option<String>,
+    /// `X-Forwarded-For`, `-Proto`, `-Host`.
+    pub x_forwarded: Forwarding,
+    /// RFC 7239 `Forwarded`.
+    pub forwarded: Forwarding,
+    /// Say why in a field on responses that evenkeel made itself.
+    pub reason: bool,
+    /// Where the affinity key comes from.
+    pub affinity: Affinity,
+    /// Bytes of a head, start line included.
+    pub header_bytes: usize,
+    /// Fields of a head.
+    pub header_fields: usize,
+    /// Bytes of a request target.
+    pub uri_bytes: usize,
+    /// From accept, or the first byte of a head, to its end.
+    pub header_timeout: Duration,
+    /// From the end of the request to the first byte of its response; `None`: for ever.
+    pub request_timeout: Option<Duration>,
+    /// An open session on which nothing is said.
+    pub idle_timeout: Duration,
+    /// How long `Auto` waits for a client's first byte before it looks at the server's.
+    pub detect_timeout: Duration,
+    /// Fill in [`TurnEnd::log`].
+    pub log: bool,
+}
+
+/// What the worker knows of the client connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// The client.
+    pub client: SocketAddr,
+    /// Our side of its connection.
+    pub local: SocketAddr,
+    /// Did it come over TLS?
+    pub tls: bool,
+}
+
+/// What every call is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The service's settings.
+    pub settings: &'a Settings,
+    /// The client connection.
+    pub peer: &'a Peer,
+    /// The time of this turn of the event loop.
+    pub now: Instant,
+    /// Could the worker still run the turn elsewhere? (Replay complete, budget and attempts left,
+    /// and the service retries on 503.) Only then may a session answer [`Output::Retry`].
+    pub may_retry: bool,
+}
+
+/// Where a call writes.
+#[derive(Debug)]
+pub struct Io<'buf, 'input> {
+    /// To the client.
+    pub client: Out<'buf, 'input>,
+    /// To the link, or, while there is none, to the one that will be found.
+    pub link: Out<'buf, 'input>,
+}
+
+/// A link is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// For one turn, or for the whole session.
+    pub scope: Scope,
+    /// Hash of the affinity key, if [`Settings::affinity`] asks for one.
+    pub key: Option<u64>,
+    /// May the turn be run twice (RFC 9110, section 9.2.2)?
+    pub idempotent: bool,
+}
+
+/// What becomes of the link when a turn is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkFate {
+    /// At a safe point and clean: any session may use it.
+    Reuse,
+    /// Clean, but bound to this session (connection-oriented authentication).
+    Keep,
+    /// Not to be used again.
+    Close,
+}
+
+/// A turn is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TurnEnd {
+    /// What becomes of its link (if it had one).
+    pub fate: LinkFate,
+    /// The status that the client got, if the protocol has one.
+    pub status: Option<u16>,
+    /// `None`: it went well. Else whose doing, and how far it had come.
+    pub failure: Option<End>,
+    /// For the access log, if asked for.
+    pub log: Option<Box<TurnLog>>,
+}
+
+/// What the access log says of a turn, beyond what the worker knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TurnLog {
+    /// Request method.
+    pub method: String,
+    /// Request target as received.
+    pub target: String,
+    /// `Host`.
+    pub host: String,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// W3C `traceparent`.
+    pub traceparent: String,
+    /// Body bytes from the client.
+    pub received: u64,
+    /// Body bytes to the client.
+    pub sent: u64,
+}
+
+/// What a session wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Find a link; bytes for it may already wait in [`Io::link`]. Answered by
+    /// [`Session::link_opened`] or [`Session::link_failed`].
+    Want(Want),
+    /// The first byte of the final answer arrived (status if the protocol has one): the time to
+    /// first byte ends here.
+    Answered(Option<u16>),
+    /// The endpoint refused the turn unrun: drop this link, run it elsewhere from the replay.
+    Retry,
+    /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT).
+    Tunnel,
+    /// The turn is over; a new one may follow.
+    Turn(TurnEnd),
+    /// The client will get no more bytes after those in [`Io::client`]; it may still send.
+    FinishClient,
+    /// The link will get no more bytes after those in [`Io::link`]; it may still send.
+    FinishLink,
+    /// The session is over: write what is left for the client, then close. A link it still has is
+    /// closed, not reused. `abort`: the client must see a broken connection, not a clean end.
+    End {
+        /// Why.
+        end: End,
+        /// Reset instead of FIN, so that a truncated answer cannot pass as complete.
+        abort: bool,
+    },
+}
+
+/// Why a link could not be had, or broke.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkError {
+    /// No endpoint.
+    NoEndpoint(NoPick),
+    /// Queue full or waited too long in it.
+    Overload,
+    /// Anything with a cause of its own: connect-failed, connect-timeout, endpoint-closed …
+    Failed(Cause),
+}
+
+/// Why a timeout was armed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// The client has not said anything yet; look at the server.
+    Detect,
+    /// A head is due.
+    Head,
+    /// A response is due.
+    Response,
+    /// Nothing was said for too long.
+    Idle,
+}
