@@ -18,5 +18,6 @@ pub mod end;
 pub mod endpoint;
 pub mod hash;
 pub mod picker;
+pub mod retry;
 pub mod rng;
 pub mod time;

@@ -87,6 +87,17 @@ impl Ticket {
         &self.endpoint
     }
 
+    /// The turn became a tunnel: from now on it counts as a session.
+    #[must_use]
+    pub fn into_session(mut self) -> Self {
+        if self.scope == Scope::Turn {
+            self.endpoint.load.sessions.fetch_add(1, Ordering::Relaxed);
+            self.endpoint.load.turns.fetch_sub(1, Ordering::Relaxed);
+            self.scope = Scope::Session;
+        }
+        self
+    }
+
     /// Ends the turn and records how it went.
     pub fn complete(self, _outcome: Outcome, _now: Instant) -> Notice {
         Notice::None

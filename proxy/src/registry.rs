@@ -5,6 +5,7 @@
 
 use evenkeel_core::end::Cause;
 use evenkeel_core::endpoint::Endpoint;
+use evenkeel_core::time::Instant;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -115,4 +116,62 @@ pub struct ServiceEntry {
 pub struct Registry {
     /// In order of configuration.
     pub services: Mutex<Vec<Arc<ServiceEntry>>>,
+    /// One per worker.
+    pub heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
+}
+
+/// Proof that a worker lives.
+#[derive(Default, Debug)]
+pub struct Heartbeat {
+    /// When it began its last turn, nanoseconds since the process began; `u64::MAX`: it stopped.
+    last_turn: AtomicU64,
+    /// It waits for events, which may take its time.
+    asleep: std::sync::atomic::AtomicBool,
+}
+
+impl Heartbeat {
+    /// The worker begins a turn of its loop.
+    pub fn turns(&self, now: Instant) {
+        self.last_turn.store(now.as_nanos(), Relaxed);
+        self.asleep.store(false, Relaxed);
+    }
+
+    /// The worker waits for events.
+    pub fn sleeps(&self) {
+        self.asleep.store(true, Relaxed);
+    }
+
+    /// The worker ended as it should.
+    pub fn stops(&self) {
+        self.last_turn.store(u64::MAX, Relaxed);
+    }
+
+    /// Has the worker been busy with one turn of its loop for longer than `limit`?
+    pub fn stalled(&self, now: Instant, limit: std::time::Duration) -> bool {
+        let last = self.last_turn.load(Relaxed);
+        !self.asleep.load(Relaxed) && last != u64::MAX && now.since(Instant::from_nanos(last)) > limit
+    }
+}
+
+/// One session, for the admin API.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SessionView {
+    /// Unique within its worker while the session lives.
+    pub id: u64,
+    /// Index of its worker.
+    pub worker: usize,
+    /// Service name.
+    pub service: String,
+    /// Client address.
+    pub client: String,
+    /// What it speaks.
+    pub protocol: String,
+    /// How far it, or its present turn, has come.
+    pub phase: String,
+    /// The endpoint that serves its present turn.
+    pub endpoint: Option<String>,
+    /// Seconds since it was accepted.
+    pub age_seconds: f64,
+    /// Turns it has had.
+    pub turns: u64,
 }

@@ -1,3 +1,4 @@
 //! What evenkeel knows of the world: targets, discovery, checks, and the pump that feeds balancers.
 
+pub mod pump;
 pub mod target;

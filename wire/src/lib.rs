@@ -7,5 +7,9 @@
 
 extern crate alloc;
 
+pub mod detect;
+pub mod engine;
+pub mod http1;
 pub mod out;
 pub mod session;
+pub mod tunnel;

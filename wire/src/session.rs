@@ -9,6 +9,7 @@
 //! (or when the session began to want input again). A session that did not consume the whole input
 //! and still wants more needs bytes that have not arrived yet.
 
+pub use crate::engine::Session;
 use crate::out::Out;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -203,6 +204,9 @@ pub enum Output {
         end: End,
         /// Reset instead of FIN, so that a truncated answer cannot pass as complete.
         abort: bool,
+        /// The client may still be sending: read and drop that for a while after the FIN, or the
+        /// reset that answers it could take the last answer away from the client.
+        linger: bool,
     },
 }
 

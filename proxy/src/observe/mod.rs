@@ -1,0 +1,3 @@
+//! Facts into metrics and logs.
+
+pub mod access;

@@ -1,0 +1,120 @@
+//! What the worker keeps of one client connection.
+
+use super::buffer::SendBuf;
+use super::slab::Key;
+use super::socket::Stream;
+use evenkeel_core::end::End;
+use evenkeel_core::endpoint::EndpointId;
+use evenkeel_core::picker::Ticket;
+use evenkeel_core::time::Instant;
+use evenkeel_wire::session::{Peer, Session, Want};
+
+/// Endpoints remembered as tried for one turn.
+pub(super) const TRIED: usize = 4;
+
+/// One turn on its way.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) want: Want,
+    /// The choice; `None` until one is made.
+    pub(super) ticket: Option<Ticket>,
+    /// Index of the chosen endpoint's pool.
+    pub(super) pool: u32,
+    pub(super) began: Instant,
+    /// When the present try began.
+    pub(super) tried_at: Instant,
+    pub(super) first_byte: Option<Instant>,
+    /// Any byte of a response was seen: from here on nothing is tried again.
+    pub(super) heard: bool,
+    /// Waits in the pool's queue since `tried_at`.
+    pub(super) queued: bool,
+    /// The next link must be a new one: a pooled one just failed.
+    pub(super) fresh: bool,
+    /// Tries made, the present one included.
+    pub(super) tries: u32,
+    tried: [EndpointId; TRIED],
+    tried_len: u8,
+}
+
+impl Turn {
+    pub(super) fn new(want: Want, now: Instant) -> Self {
+        Self {
+            want,
+            ticket: None,
+            pool: 0,
+            began: now,
+            tried_at: now,
+            first_byte: None,
+            heard: false,
+            queued: false,
+            fresh: false,
+            tries: 1,
+            tried: [EndpointId(0); TRIED],
+            tried_len: 0,
+        }
+    }
+
+    /// Endpoints not to be tried again while there are others.
+    pub(super) fn tried(&self) -> &[EndpointId] {
+        &self.tried[..usize::from(self.tried_len)]
+    }
+
+    pub(super) fn note_tried(&mut self, id: EndpointId) {
+        if usize::from(self.tried_len) < TRIED {
+            self.tried[usize::from(self.tried_len)] = id;
+            self.tried_len += 1;
+        }
+    }
+}
+
+/// A session on its way out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    pub(super) end: End,
+    pub(super) abort: bool,
+    /// The client may still be sending.
+    pub(super) linger: bool,
+    /// FIN is sent; what the client still sends is read and dropped, because closing a socket with
+    /// unread bytes resets it and may take our last answer away from the client.
+    pub(super) lingering: bool,
+    /// When patience ends.
+    pub(super) until: Instant,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) stream: Stream,
+    pub(super) service: u32,
+    pub(super) engine: Session,
+    pub(super) peer: Peer,
+    pub(super) link: Option<Key>,
+    pub(super) turn: Option<Turn>,
+    /// The endpoint of all its turns, once chosen (policy `random`).
+    pub(super) pin: Option<EndpointId>,
+    /// Bytes that the engine could not use yet.
+    pub(super) input: Vec<u8>,
+    /// `input` is to be offered again as soon as the engine wants input.
+    pub(super) offer: bool,
+    pub(super) to_client: SendBuf,
+    pub(super) to_link: SendBuf,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The client closed its half: after a short read there is still EOF to read.
+    pub(super) closed: bool,
+    /// EOF was read.
+    pub(super) eof: bool,
+    /// Send FIN to the client once everything is written.
+    pub(super) finish_client: bool,
+    /// Send FIN to the link once everything is written.
+    pub(super) finish_link: bool,
+    /// In the list of sessions to drive.
+    pub(super) queued: bool,
+    pub(super) leaving: Option<Leaving>,
+    /// When an idle session is to be told that the process leaves.
+    pub(super) drain_at: Option<Instant>,
+    pub(super) opened: Instant,
+    pub(super) turns: u64,
+    /// The earliest timer that is armed for it.
+    pub(super) armed: Option<Instant>,
+}

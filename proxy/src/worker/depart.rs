@@ -1,0 +1,168 @@
+//! Ends: of a session, and of all of them.
+
+use super::Worker;
+use super::client::Leaving;
+use super::slab::Key;
+use super::turn::DRAIN_SPREAD;
+use crate::registry::SessionView;
+use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_wire::session::{LinkFate, TurnEnd};
+use std::io;
+
+/// How long a client may keep sending after our last answer to it.
+const LINGER: u64 = 2;
+
+impl Worker {
+    /// The engine is done with the session: its last bytes go out, then it closes.
+    pub(super) fn begin_leaving(&mut self, key: Key, end: End, abort: bool, linger: bool) {
+        let until = self.farewell();
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        if client.leaving.is_none() {
+            client.leaving = Some(Leaving { end, abort, linger, lingering: false, until });
+        }
+        if let Some(link) = client.link.take() {
+            self.remove_link(link);
+        }
+        self.touch(key);
+    }
+
+    /// Drives a session that is on its way out.
+    pub(super) fn leave(&mut self, key: Key, scratch: &mut [u8]) {
+        self.flush_client(key, &[]);
+        let linger = super::drive::until(self.now, LINGER);
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        let Some(leaving) = &mut client.leaving else { return };
+        if !client.to_client.unsent().is_empty() {
+            return self.rearm(key);
+        }
+        if leaving.abort || client.eof || !leaving.linger {
+            let Leaving { end, abort, .. } = *leaving;
+            return self.remove_session(key, end, abort);
+        }
+        if !leaving.lingering {
+            (leaving.lingering, leaving.until) = (true, linger);
+            client.stream.finish();
+        }
+        let end = leaving.end;
+        loop {
+            match client.stream.read(scratch) {
+                Ok(n) if n == scratch.len() => {}
+                // Not the end yet: wait for more, or for patience to end.
+                Ok(n) if n > 0 => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                _ => return self.remove_session(key, end, false),
+            }
+        }
+        client.readable = false;
+        self.rearm(key);
+    }
+
+    /// A leaving session's time is over.
+    pub(super) fn patience_ends(&mut self, key: Key) {
+        if let Some(leaving) = self.sessions.get(key).and_then(|c| c.leaving) {
+            self.remove_session(key, leaving.end, !leaving.lingering);
+        }
+    }
+
+    /// The client reset its connection, or cannot be written to.
+    pub(super) fn client_lost(&mut self, key: Key) {
+        if let Some(client) = self.sessions.get(key) {
+            let end = match client.leaving {
+                Some(leaving) => leaving.end,
+                None => End { cause: Cause::ClientClosed, phase: client.engine.phase() },
+            };
+            self.remove_session(key, end, true);
+        }
+    }
+
+    /// Closes a session and forgets it; every session ends here, once.
+    pub(super) fn remove_session(&mut self, key: Key, end: End, abort: bool) {
+        self.end_turn(key, TurnEnd { fate: LinkFate::Close, status: None, failure: Some(end), log: None });
+        let Some(client) = self.sessions.remove(key) else { return };
+        if abort {
+            client.stream.abort_on_close();
+        }
+        if let Some(link) = client.link {
+            self.remove_link(link);
+        }
+        let client = *client;
+        for buffer in [client.input, client.to_client.bytes, client.to_link.bytes] {
+            self.pool.give(buffer);
+        }
+        if let Some(Some(served)) = self.services.get(client.service as usize) {
+            served.tally.sessions.sub(1);
+            served.tally.ends[end.cause as usize].add(1);
+            served.shared.leave();
+        }
+        self.publish_load();
+    }
+
+    /// The process leaves. Listeners close at once. A session in a turn finishes it; one that is
+    /// idle is told with its next answer, or after a while: closing it now would race with the
+    /// request that its client may just be sending.
+    pub(super) fn drain(&mut self, grace: std::time::Duration) {
+        self.draining = true;
+        self.listeners.clear();
+        let spread = grace.div_f64(2.0).min(DRAIN_SPREAD);
+        for key in self.sessions.keys() {
+            let at = self.now + spread.mul_f64(0.2 + 0.8 * self.rng.unit());
+            if let Some(client) = self.sessions.get_mut(key) {
+                client.drain_at = Some(at);
+            }
+            self.touch(key);
+        }
+        for key in self.links.keys() {
+            if self.links.get(key).is_some_and(|l| l.state == super::link::LinkState::Idle) {
+                self.remove_link(key);
+            }
+        }
+    }
+
+    /// Tells the engine that the process leaves, at the moment that suits the session.
+    pub(super) fn drain_if_due(&mut self, key: Key) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        let Some(at) = client.drain_at else { return };
+        if client.turn.is_some() || at <= self.now {
+            client.drain_at = None;
+            self.with_engine(key, |engine, io, context| engine.drain(io, context));
+            self.touch(key);
+        }
+    }
+
+    /// Ends everything now.
+    pub(super) fn cut(&mut self) {
+        for key in self.sessions.keys() {
+            if let Some(client) = self.sessions.get(key) {
+                let phase = client.engine.phase();
+                let clean = matches!(phase, Phase::Idle | Phase::Detect);
+                self.remove_session(key, End { cause: Cause::Shutdown, phase }, !clean);
+            }
+        }
+        for key in self.links.keys() {
+            self.remove_link(key);
+        }
+        self.heartbeat.stops();
+    }
+
+    /// Up to `limit` sessions, for the admin API.
+    pub(super) fn describe(&self, limit: usize) -> Vec<SessionView> {
+        let views = self.sessions.keys().into_iter().take(limit).filter_map(|key| {
+            let client = self.sessions.get(key)?;
+            let served = self.services.get(client.service as usize)?.as_ref()?;
+            let link = client.link.and_then(|k| self.links.get(k));
+            let endpoint = link.and_then(|l| served.pools.get(l.pool as usize)?.as_ref());
+            Some(SessionView {
+                id: key.bits(),
+                worker: self.index,
+                service: served.shared.config.name.clone(),
+                client: client.peer.client.to_string(),
+                protocol: client.engine.protocol().into(),
+                phase: client.engine.phase().as_str().into(),
+                endpoint: endpoint.map(|p| p.endpoint.address.to_string()),
+                age_seconds: self.now.since(client.opened).as_secs_f64(),
+                turns: client.turns,
+            })
+        });
+        views.collect()
+    }
+}

@@ -1,0 +1,445 @@
+//! One session at a time: sockets to engine, engine to sockets.
+//!
+//! A session is driven while it makes progress: write what waits, take what the engine can use,
+//! carry out what it wants. Each socket is read until a short read (a full stream socket would have
+//! filled the buffer) and written until a short write, so no system call is made whose answer is
+//! known. Bytes that the engine passes on unchanged go from the read buffer straight to the other
+//! socket.
+
+use super::client::Client;
+use super::link::LinkState;
+use super::slab::Key;
+use super::{Timer, Worker};
+use evenkeel_core::end::{Cause, End};
+use evenkeel_core::time::Instant;
+use evenkeel_wire::out::Out;
+use evenkeel_wire::session::{Context, Io, Output};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tracing::error;
+
+/// Bytes that one session may read before others have their turn.
+const BUDGET: usize = 512 * 1024;
+
+/// Pieces of the input that the engine passes on and that are not written yet; they follow what
+/// waits in the buffers.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tails<'a> {
+    client: &'a [u8],
+    link: &'a [u8],
+}
+
+impl Worker {
+    /// Drives a session; a panic in it ends it, and nothing else.
+    pub(super) fn drive(&mut self, key: Key) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let driven = catch_unwind(AssertUnwindSafe(|| self.drive_with(key, &mut scratch)));
+        self.scratch = scratch;
+        if driven.is_err() {
+            let phase = self.sessions.get(key).map(|c| c.engine.phase());
+            error!(?phase, "bug: a session panicked and was ended; please report it");
+            if let Some(phase) = phase {
+                self.remove_session(key, End { cause: Cause::Bug, phase }, true);
+            }
+        }
+    }
+
+    fn drive_with(&mut self, key: Key, scratch: &mut [u8]) {
+        match self.sessions.get_mut(key) {
+            Some(client) => client.queued = false,
+            None => return,
+        }
+        let mut budget = BUDGET;
+        self.carry_out(key, Tails::default());
+        loop {
+            let Some(client) = self.sessions.get(key) else { return };
+            if client.leaving.is_some() {
+                return self.leave(key, scratch);
+            }
+            let link_drained = client.to_link.unsent().len() <= self.high(client);
+            let client_drained = client.to_client.unsent().len() <= self.high(client);
+            if client.offer && client.engine.wants_client() && link_drained {
+                self.offer_stash(key);
+            } else if client.readable && !client.eof && client.engine.wants_client() && link_drained {
+                if budget == 0 {
+                    return self.touch(key);
+                }
+                budget = budget.saturating_sub(self.read_client(key, scratch));
+            } else if client_drained && self.link_has_something(client) {
+                if budget == 0 {
+                    return self.touch(key);
+                }
+                budget = budget.saturating_sub(self.read_link(key, scratch));
+            } else if client.closed && !client.engine.wants_client() && self.client_is_gone(key) {
+                return self.client_lost(key);
+            } else {
+                break;
+            }
+        }
+        self.drain_if_due(key);
+        self.settle(key);
+        self.rearm(key);
+    }
+
+    /// More waiting than this stops whoever writes it.
+    fn high(&self, client: &Client) -> usize {
+        match &self.services[client.service as usize] {
+            Some(served) => served.shared.config.limits.buffer,
+            None => 0,
+        }
+    }
+
+    fn link_has_something(&self, client: &Client) -> bool {
+        let link = client.link.and_then(|key| self.links.get(key));
+        link.is_some_and(|l| l.state == LinkState::Busy && l.readable && client.engine.wants_link())
+    }
+
+    /// A reset shows while nothing is read from the client; a half-closed client still waits for
+    /// its answer.
+    fn client_is_gone(&self, key: Key) -> bool {
+        self.sessions.get(key).is_some_and(|c| matches!(c.stream.take_error(), Ok(Some(_)) | Err(_)))
+    }
+
+    /// Reads once from the client and feeds the engine; returns how many bytes came.
+    fn read_client(&mut self, key: Key, scratch: &mut [u8]) -> usize {
+        let Some(client) = self.sessions.get_mut(key) else { return 0 };
+        let n = match client.stream.read(scratch) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                client.readable = false;
+                return 0;
+            }
+            Err(_) => {
+                self.client_lost(key);
+                return 0;
+            }
+        };
+        if n < scratch.len() && !client.closed {
+            client.readable = false;
+        }
+        if n == 0 {
+            (client.eof, client.readable) = (true, false);
+            self.with_engine(key, |engine, io, context| engine.client_eof(io, context));
+            return 0;
+        }
+        if let Some(Some(served)) = self.services.get(client.service as usize) {
+            served.tally.bytes_received.add(n as u64);
+        }
+        if client.input.is_empty() {
+            let consumed = self.feed_client(key, &scratch[..n]);
+            if let Some(client) = self.sessions.get_mut(key)
+                && consumed < n
+            {
+                if client.input.capacity() == 0 {
+                    client.input = self.pool.take();
+                }
+                client.input.extend_from_slice(&scratch[consumed..n]);
+                client.offer = consumed > 0 || !client.engine.wants_client();
+            }
+        } else {
+            client.input.extend_from_slice(&scratch[..n]);
+            self.offer_stash(key);
+        }
+        n
+    }
+
+    /// Offers the engine what it could not use before: once when it begins to want input again, and
+    /// again as long as it takes some of it.
+    fn offer_stash(&mut self, key: Key) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        client.offer = false;
+        let mut stash = std::mem::take(&mut client.input);
+        let consumed = self.feed_client(key, &stash);
+        stash.drain(..consumed);
+        match self.sessions.get_mut(key) {
+            Some(client) if !stash.is_empty() => {
+                client.offer = consumed > 0 || !client.engine.wants_client();
+                client.input = stash;
+            }
+            _ => self.pool.give(stash),
+        }
+    }
+
+    fn feed_client(&mut self, key: Key, input: &[u8]) -> usize {
+        let Self { sessions, services, pool, now, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return 0 };
+        let Some(Some(served)) = services.get(client.service as usize) else { return 0 };
+        let context = Context { settings: &served.shared.settings, peer: &client.peer, now: *now, may_retry: false };
+        let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
+        let consumed = client.engine.client_data(input, &mut io, &context);
+        let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
+        self.carry_out(key, tails);
+        consumed
+    }
+
+    /// Reads once from the link and feeds the engine; returns how many bytes came.
+    fn read_link(&mut self, key: Key, scratch: &mut [u8]) -> usize {
+        let Some(client) = self.sessions.get_mut(key) else { return 0 };
+        let Some(link_key) = client.link else { return 0 };
+        let Some(link) = self.links.get_mut(link_key) else { return 0 };
+        let n = match link.stream.read(scratch) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                link.readable = false;
+                return 0;
+            }
+            Err(_) => {
+                self.link_lost(key, Cause::EndpointClosed);
+                return 0;
+            }
+        };
+        if n < scratch.len() && !link.closed {
+            link.readable = false;
+        }
+        if n == 0 {
+            link.readable = false;
+            self.link_finished(key);
+            return 0;
+        }
+        self.heard(key, n);
+        let Some(link) = self.links.get_mut(link_key) else { return n };
+        if link.input.is_empty() {
+            self.feed_link(key, link_key, &scratch[..n]);
+        } else {
+            let mut input = std::mem::take(&mut link.input);
+            input.extend_from_slice(&scratch[..n]);
+            self.feed_link(key, link_key, &input);
+            self.pool.give(input);
+        }
+        n
+    }
+
+    fn feed_link(&mut self, key: Key, link_key: Key, input: &[u8]) {
+        let may_retry = self.may_retry_unavailable(key);
+        let Self { sessions, services, links, pool, now, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return };
+        let Some(Some(served)) = services.get(client.service as usize) else { return };
+        let context = Context { settings: &served.shared.settings, peer: &client.peer, now: *now, may_retry };
+        let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
+        let consumed = client.engine.link_data(input, &mut io, &context);
+        let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
+        if consumed < input.len()
+            && let Some(link) = links.get_mut(link_key)
+        {
+            // If the turn is over these are bytes behind its response.
+            link.dirty = true;
+            if link.input.capacity() == 0 {
+                link.input = pool.take();
+            }
+            link.input.extend_from_slice(&input[consumed..]);
+        }
+        self.carry_out(key, tails);
+        // Still the same turn: the engine waits for the rest of a head.
+        if let Some(link) = self.links.get_mut(link_key)
+            && link.state == LinkState::Busy
+        {
+            link.dirty = false;
+        }
+    }
+
+    /// Calls the engine with something that is not input.
+    pub(super) fn with_engine(
+        &mut self,
+        key: Key,
+        call: impl FnOnce(&mut evenkeel_wire::session::Session, &mut Io<'_, '_>, &Context<'_>),
+    ) {
+        self.call_engine(key, call);
+        self.carry_out(key, Tails::default());
+    }
+
+    /// The same, for use while outputs are being carried out.
+    pub(super) fn call_engine(
+        &mut self,
+        key: Key,
+        call: impl FnOnce(&mut evenkeel_wire::session::Session, &mut Io<'_, '_>, &Context<'_>),
+    ) {
+        let Self { sessions, services, pool, now, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return };
+        let Some(Some(served)) = services.get(client.service as usize) else { return };
+        let context = Context { settings: &served.shared.settings, peer: &client.peer, now: *now, may_retry: false };
+        let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
+        call(&mut client.engine, &mut io, &context);
+        // Calls without input have no tail.
+        io.client.spill();
+        io.link.spill();
+    }
+
+    /// Carries out what the engine wants, then writes once to each side.
+    pub(super) fn carry_out(&mut self, key: Key, mut tails: Tails<'_>) {
+        while let Some(client) = self.sessions.get_mut(key) {
+            let Some(output) = client.engine.poll_output() else { break };
+            match output {
+                Output::Want(want) => {
+                    self.spill(key, &mut tails);
+                    self.begin_turn(key, want);
+                }
+                Output::Answered(status) => self.answered(key, status),
+                Output::Retry => self.retry_refused(key),
+                Output::Tunnel => self.tunnel(key),
+                Output::Turn(end) => {
+                    // The last bytes of a request must reach the link before it changes hands.
+                    tails.link = self.flush_link(key, tails.link);
+                    self.end_turn(key, end);
+                }
+                Output::FinishClient => client.finish_client = true,
+                Output::FinishLink => client.finish_link = true,
+                Output::End { end, abort, linger } => self.begin_leaving(key, end, abort, linger),
+            }
+        }
+        self.flush_link(key, tails.link);
+        self.flush_client(key, tails.client);
+    }
+
+    /// Copies what was to be passed on uncopied: something is about to be written behind it.
+    fn spill(&mut self, key: Key, tails: &mut Tails<'_>) {
+        if let Some(client) = self.sessions.get_mut(key) {
+            client.to_client.bytes.extend_from_slice(std::mem::take(&mut tails.client));
+            client.to_link.bytes.extend_from_slice(std::mem::take(&mut tails.link));
+        }
+    }
+
+    /// Writes to the client what waits and then `tail`; what does not fit is kept.
+    pub(super) fn flush_client(&mut self, key: Key, mut tail: &[u8]) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        let mut total = 0;
+        while client.writable && (client.to_client.sent < client.to_client.bytes.len() || !tail.is_empty()) {
+            let head = client.to_client.unsent();
+            let want = head.len() + tail.len();
+            match client.stream.write(head, tail) {
+                Ok(n) => {
+                    let from_head = n.min(head.len());
+                    tail = &tail[n - from_head..];
+                    client.to_client.advance(from_head);
+                    client.writable = n == want;
+                    total += n;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => client.writable = false,
+                Err(_) => return self.client_lost(key),
+            }
+        }
+        client.to_client.bytes.extend_from_slice(tail);
+        if client.finish_client && client.to_client.bytes.is_empty() {
+            client.finish_client = false;
+            client.stream.finish();
+        }
+        if total > 0
+            && let Some(Some(served)) = self.services.get(client.service as usize)
+        {
+            served.tally.bytes_sent.add(total as u64);
+        }
+    }
+
+    /// Writes to the link what waits and then `tail`; what does not fit, or must be kept for a
+    /// replay, is copied. Always returns an empty slice, for the caller to go on with.
+    fn flush_link<'a>(&mut self, key: Key, mut tail: &'a [u8]) -> &'a [u8] {
+        let Self { sessions, links, services, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return &[] };
+        let Some(Some(served)) = services.get(client.service as usize) else { return &[] };
+        let out = &mut client.to_link;
+        if out.keep && (!tail.is_empty() || out.bytes.len() > served.shared.config.retry.buffer) {
+            if out.bytes.len() + tail.len() <= served.shared.config.retry.buffer {
+                out.bytes.extend_from_slice(std::mem::take(&mut tail));
+            } else if client.link.and_then(|l| links.get(l)).is_some_and(|l| l.state == LinkState::Busy) {
+                // Too much to keep: from here on the turn cannot be run again.
+                out.forget_sent();
+            }
+        }
+        let link = client.link.and_then(|l| links.get_mut(l));
+        let Some(link) = link.filter(|l| l.state == LinkState::Busy) else {
+            out.bytes.extend_from_slice(tail);
+            return &[];
+        };
+        let mut total = 0;
+        while link.writable && !link.broken && (out.sent < out.bytes.len() || !tail.is_empty()) {
+            let head = out.unsent();
+            let want = head.len() + tail.len();
+            match link.stream.write(head, tail) {
+                Ok(n) => {
+                    let from_head = n.min(head.len());
+                    tail = &tail[n - from_head..];
+                    out.advance(from_head);
+                    link.writable = n == want;
+                    total += n;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => link.writable = false,
+                Err(_) => {
+                    // The endpoint may have answered before it stopped listening: read that first.
+                    (link.broken, link.readable, link.closed) = (true, true, true);
+                }
+            }
+        }
+        if link.broken && !out.keep {
+            out.advance(out.bytes.len() - out.sent);
+            tail = &[];
+        }
+        out.bytes.extend_from_slice(tail);
+        if client.finish_link && out.sent == out.bytes.len() {
+            client.finish_link = false;
+            link.stream.finish();
+        }
+        if total > 0
+            && let Some(Some(pool)) = served.pools.get(link.pool as usize)
+        {
+            pool.tally.bytes_sent.add(total as u64);
+        }
+        &[]
+    }
+
+    /// Gives buffers back that hold nothing.
+    fn settle(&mut self, key: Key) {
+        let Self { sessions, pool, .. } = self;
+        if let Some(client) = sessions.get_mut(key) {
+            client.to_client.settle(pool);
+            client.to_link.settle(pool);
+        }
+    }
+
+    /// Arms the wheel if something is due earlier than what is armed.
+    pub(super) fn rearm(&mut self, key: Key) {
+        let Self { sessions, services, wheel, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return };
+        let Some(Some(served)) = services.get(client.service as usize) else { return };
+        let engine = client.engine.poll_timeout(&served.shared.settings).map(|(at, _)| at);
+        let queue =
+            client.turn.as_ref().filter(|t| t.queued).map(|t| t.tried_at + served.shared.config.limits.queue_timeout);
+        let leaving = client.leaving.map(|l| l.until);
+        let due = [engine, queue, leaving, client.drain_at].into_iter().flatten().min();
+        if let Some(due) = due
+            && client.armed.is_none_or(|armed| due < armed)
+        {
+            client.armed = Some(due);
+            wheel.arm(due, Timer::Session(key));
+        }
+    }
+
+    pub(super) fn session_timeout(&mut self, key: Key) {
+        let now = self.now;
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        // A timer that was overtaken by an earlier one.
+        if client.armed.is_none_or(|armed| armed > now + TICK) {
+            return;
+        }
+        client.armed = None;
+        if client.leaving.is_some_and(|l| l.until <= now) {
+            return self.patience_ends(key);
+        }
+        if let Some(turn) = client.turn.as_ref().filter(|t| t.queued) {
+            let limit = self.services[client.service as usize].as_ref().map(|s| s.shared.config.limits.queue_timeout);
+            if limit.is_some_and(|limit| turn.tried_at + limit <= now) {
+                self.give_up_waiting(key);
+            }
+        }
+        if self.sessions.get(key).is_some_and(|c| c.leaving.is_none()) {
+            self.with_engine(key, |engine, io, context| engine.handle_timeout(io, context));
+        }
+        self.touch(key);
+    }
+}
+
+/// The wheel's resolution: a timer fires in the tick of its deadline.
+const TICK: evenkeel_core::time::Duration = evenkeel_core::time::Duration::from_millis(1);
+
+/// When patience with a peer that has to do something ends.
+pub(super) fn until(now: Instant, seconds: u64) -> Instant {
+    now + evenkeel_core::time::Duration::from_secs(seconds)
+}

@@ -1,0 +1,65 @@
+//! Connections to endpoints, and the pools they wait in between turns.
+
+use super::slab::Key;
+use super::socket::Stream;
+use crate::registry::EndpointTally;
+use evenkeel_core::endpoint::Endpoint;
+use evenkeel_core::time::Instant;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a link is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LinkState {
+    /// SYN sent.
+    Connecting,
+    /// Serves the session.
+    Busy,
+    /// In its pool.
+    Idle,
+}
+
+/// One connection to an endpoint.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) stream: Stream,
+    pub(super) service: u32,
+    /// Index of its [`EndpointPool`].
+    pub(super) pool: u32,
+    pub(super) state: LinkState,
+    /// Whose turn it serves; `None` while idle or warming.
+    pub(super) session: Option<Key>,
+    /// Turns it has served, the present one not counted.
+    pub(super) turns: u32,
+    /// The kernel may have bytes for us.
+    pub(super) readable: bool,
+    /// The kernel may take bytes from us.
+    pub(super) writable: bool,
+    /// The endpoint closed its half (or all) of it: after a short read there is still EOF to read.
+    pub(super) closed: bool,
+    /// Writing failed; what the endpoint still said may be read.
+    pub(super) broken: bool,
+    /// It said something that nobody asked for.
+    pub(super) dirty: bool,
+    /// Response bytes that are not a whole head yet.
+    pub(super) input: Vec<u8>,
+    /// The present state began.
+    pub(super) since: Instant,
+    /// A timer is armed for it.
+    pub(super) armed: bool,
+}
+
+/// The links of one worker to one endpoint.
+#[derive(Debug)]
+pub(super) struct EndpointPool {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) tally: Arc<EndpointTally>,
+    /// May new turns go there?
+    pub(super) usable: bool,
+    /// Links in any state.
+    pub(super) open: usize,
+    /// Idle links, the one used last on top: the others can age and go.
+    pub(super) idle: Vec<Key>,
+    /// Sessions whose turn waits for a link.
+    pub(super) waiting: VecDeque<Key>,
+}

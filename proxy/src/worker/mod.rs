@@ -1,0 +1,375 @@
+//! A worker: one thread, one event loop, everything that moves bytes.
+//!
+//! It owns its sessions, links, pools, buffers and timers outright (`!Send`, no locks). The control
+//! thread sends it [`Command`]s; it answers with counters ([`crate::registry`]) and [`Fact`]s.
+//!
+//! One turn of the loop: wait for events, note what they say (links first, so that a pooled link
+//! whose endpoint just closed it is never handed out), drive every touched session, fire timers.
+//!
+//! * `drive`: sockets to engine and back, one session at a time
+//! * `turn`: choosing endpoints, taking and returning links, trying again
+//! * `accept`: new clients, given to the worker that has least
+//! * `depart`: draining and ending
+
+mod accept;
+mod buffer;
+mod client;
+mod depart;
+mod drive;
+mod link;
+mod slab;
+pub(crate) mod socket;
+mod turn;
+mod wheel;
+
+use self::buffer::Pool;
+use self::client::Client;
+use self::link::{EndpointPool, Link, LinkState};
+use self::slab::{Key, Slab};
+use self::socket::{Listener, Stream};
+use self::wheel::Wheel;
+use crate::registry::{Heartbeat, ServiceTally};
+use crate::service::Service;
+use evenkeel_core::endpoint::{Endpoint, EndpointId};
+use evenkeel_core::picker::{Notice, Picker};
+use evenkeel_core::retry::RetryBudget;
+use evenkeel_core::rng::Rng;
+use evenkeel_core::time::{Duration, Instant};
+use mio::{Events, Poll, Token, Waker};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 1024;
+/// Bytes read at once. Large enough that a bulk transfer is not bound by system calls, small enough
+/// to stay in the second-level cache until it is written.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// The longest sleep: a worker shows that it lives twice a second.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+const LINK_BIT: u64 = 1 << 63;
+const WAKER: Token = Token(usize::MAX);
+/// Listener tokens count down from here.
+const LISTENERS: usize = usize::MAX - 1;
+/// More listeners than any configuration has; tokens above are not sessions or links.
+const MAX_LISTENERS: usize = 1 << 16;
+
+/// What the control thread asks of a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this service.
+    Add(Arc<Service>),
+    /// Accept clients for a service.
+    Listen(u32, Listener),
+    /// Pick from this snapshot from now on.
+    Publish(u32, Arc<Picker>),
+    /// Open a link to a new endpoint before its first turn.
+    Warm(u32, Arc<Endpoint>),
+    /// A client that another worker accepted.
+    Adopt(Accepted),
+    /// The process leaves within this time: finish what there is.
+    Drain(std::time::Duration),
+    /// Describe up to so many sessions.
+    Sessions(usize, std::sync::mpsc::Sender<Vec<crate::registry::SessionView>>),
+    /// End everything now and stop.
+    Cut,
+}
+
+/// A client on its way to the worker that will serve it.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    stream: Stream,
+    client: SocketAddr,
+    local: SocketAddr,
+    service: u32,
+}
+
+/// Something that the control thread should know at once.
+#[derive(Debug)]
+pub(crate) struct Fact {
+    pub(crate) service: u32,
+    pub(crate) notice: Notice,
+}
+
+/// The control thread's end of a worker.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    commands: Mutex<VecDeque<Command>>,
+    waker: Waker,
+    /// Sessions it has; new ones go where there are fewest.
+    pub(crate) load: AtomicUsize,
+}
+
+impl Handle {
+    /// Queues a command and wakes the worker. Commands come from the control thread, at the pace of
+    /// endpoint changes, and from workers that accept; the worker empties the queue every turn.
+    pub(crate) fn send(&self, command: Command) {
+        if let Ok(mut commands) = self.commands.lock() {
+            commands.push_back(command);
+        }
+        // Fails only if the worker is gone, and with it the need to wake it.
+        let _gone = self.waker.wake();
+    }
+}
+
+/// One service as this worker sees it.
+#[derive(Debug)]
+struct Served {
+    shared: Arc<Service>,
+    tally: Arc<ServiceTally>,
+    picker: Arc<Picker>,
+    pools: Vec<Option<EndpointPool>>,
+    free_pools: Vec<u32>,
+    by_endpoint: HashMap<EndpointId, u32, BuildIdHasher>,
+    /// Turns waiting in the queues of all pools.
+    waiting: usize,
+    budget: RetryBudget,
+    /// A session of this service spoke HTTP: warming links makes sense.
+    warms: bool,
+}
+
+/// Endpoint identities are hashes already.
+#[derive(Clone, Copy, Default, Debug)]
+struct BuildIdHasher;
+
+#[derive(Default, Debug)]
+struct IdHasher(u64);
+
+impl std::hash::BuildHasher for BuildIdHasher {
+    type Hasher = IdHasher;
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher::default()
+    }
+}
+
+impl std::hash::Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("an EndpointId hashes as one u64");
+    }
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    Session(Key),
+    Link(Key),
+    Accept(u32),
+}
+
+/// What a worker is made of; see the module.
+pub(crate) struct Worker {
+    index: usize,
+    poll: Poll,
+    handle: Arc<Handle>,
+    peers: Arc<[Arc<Handle>]>,
+    facts: tokio::sync::mpsc::Sender<Fact>,
+    access: Option<crate::observe::access::AccessLog>,
+    heartbeat: Arc<Heartbeat>,
+    origin: std::time::Instant,
+    now: Instant,
+    rng: Rng,
+    services: Vec<Option<Served>>,
+    listeners: Vec<Option<(u32, Listener)>>,
+    sessions: Slab<Client>,
+    links: Slab<Link>,
+    pool: Pool,
+    wheel: Wheel<Timer>,
+    /// Sessions to drive this turn.
+    touched: VecDeque<Key>,
+    scratch: Box<[u8]>,
+    draining: bool,
+    stop: bool,
+}
+
+/// What every worker of a process is given.
+pub(crate) struct Spawn {
+    pub(crate) peers: Arc<[Arc<Handle>]>,
+    pub(crate) facts: tokio::sync::mpsc::Sender<Fact>,
+    pub(crate) access: Option<crate::observe::access::AccessLog>,
+    pub(crate) origin: std::time::Instant,
+    pub(crate) seed: u64,
+}
+
+/// A worker's event queue, and the handle that wakes it.
+pub(crate) fn prepare() -> io::Result<(Poll, Arc<Handle>)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKER)?;
+    Ok((poll, Arc::new(Handle { commands: Mutex::default(), waker, load: AtomicUsize::new(0) })))
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, poll: Poll, heartbeat: Arc<Heartbeat>, spawn: Spawn) -> Self {
+        let now = Instant::from_nanos(spawn.origin.elapsed().as_nanos() as u64);
+        Self {
+            index,
+            poll,
+            handle: spawn.peers[index].clone(),
+            peers: spawn.peers,
+            facts: spawn.facts,
+            access: spawn.access,
+            heartbeat,
+            origin: spawn.origin,
+            now,
+            rng: Rng::seeded(spawn.seed),
+            services: Vec::new(),
+            listeners: Vec::new(),
+            sessions: Slab::new(),
+            links: Slab::new(),
+            pool: Pool::default(),
+            wheel: Wheel::new(now),
+            touched: VecDeque::new(),
+            scratch: vec![0; SCRATCH_BYTES].into(),
+            draining: false,
+            stop: false,
+        }
+    }
+
+    /// Runs until cut, or until drained.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut due = Vec::new();
+        while !self.stop {
+            let wait = match (self.touched.is_empty(), self.wheel.next(self.now)) {
+                (false, _) => Duration::ZERO,
+                (true, next) => next.unwrap_or(HEARTBEAT).min(HEARTBEAT),
+            };
+            self.heartbeat.sleeps();
+            match self.poll.poll(&mut events, Some(wait)) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
+            self.now = Instant::from_nanos(self.origin.elapsed().as_nanos() as u64);
+            self.heartbeat.turns(self.now);
+            let mut woken = false;
+            for event in &events {
+                match event.token() {
+                    WAKER => woken = true,
+                    Token(t) if t > LISTENERS - MAX_LISTENERS => self.accept(LISTENERS - t),
+                    Token(t) if t as u64 & LINK_BIT != 0 => {
+                        self.link_event(Key::from_bits(t as u64 & !LINK_BIT), event)
+                    }
+                    Token(t) => self.session_event(Key::from_bits(t as u64), event),
+                }
+            }
+            for _ in 0..self.touched.len() {
+                if let Some(key) = self.touched.pop_front() {
+                    self.drive(key);
+                }
+            }
+            if woken {
+                self.obey();
+            }
+            self.wheel.fire(self.now, &mut due);
+            for timer in due.drain(..) {
+                self.timer(timer);
+            }
+            if self.draining && self.sessions.len() == 0 {
+                self.stop = true;
+            }
+        }
+        self.cut();
+        Ok(())
+    }
+
+    fn session_event(&mut self, key: Key, event: &mio::event::Event) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        client.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        client.writable |= event.is_writable();
+        client.closed |= event.is_read_closed() || event.is_error();
+        self.touch(key);
+    }
+
+    fn link_event(&mut self, key: Key, event: &mio::event::Event) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        link.writable |= event.is_writable();
+        link.closed |= event.is_read_closed() || event.is_error();
+        match (link.state, link.session) {
+            // Nothing was asked, so this is EOF or something that must not reach a later turn.
+            (LinkState::Idle, _) if link.readable => self.remove_link(key),
+            (LinkState::Idle, _) => {}
+            (LinkState::Connecting, _) if link.writable || link.closed => self.connected(key),
+            (LinkState::Connecting, _) => {}
+            (LinkState::Busy, Some(session)) => self.touch(session),
+            (LinkState::Busy, None) => self.remove_link(key),
+        }
+    }
+
+    /// Sees to it that the session is driven before the loop sleeps again.
+    fn touch(&mut self, key: Key) {
+        if let Some(client) = self.sessions.get_mut(key)
+            && !std::mem::replace(&mut client.queued, true)
+        {
+            self.touched.push_back(key);
+        }
+    }
+
+    fn timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Session(key) => self.session_timeout(key),
+            Timer::Link(key) => self.link_timeout(key),
+            Timer::Accept(listener) => self.accept(listener as usize),
+        }
+    }
+
+    fn obey(&mut self) {
+        let commands = match self.handle.commands.lock() {
+            Ok(mut commands) => std::mem::take(&mut *commands),
+            Err(_) => return,
+        };
+        for command in commands {
+            match command {
+                Command::Add(service) => self.add(service),
+                Command::Listen(service, listener) => self.listen(service, listener),
+                Command::Publish(service, picker) => self.publish(service, picker),
+                Command::Warm(service, endpoint) => self.warm(service, &endpoint),
+                Command::Adopt(accepted) => self.adopt(accepted),
+                Command::Drain(grace) => self.drain(grace),
+                Command::Sessions(limit, reply) => {
+                    // Whoever asked may have gone.
+                    let _gone = reply.send(self.describe(limit));
+                }
+                Command::Cut => self.stop = true,
+            }
+        }
+    }
+
+    fn add(&mut self, service: Arc<Service>) {
+        let index = service.index as usize;
+        if self.services.len() <= index {
+            self.services.resize_with(index + 1, || None);
+        }
+        let retry = &service.config.retry;
+        self.services[index] = Some(Served {
+            tally: service.entry.workers[self.index].clone(),
+            picker: Arc::new(Picker::empty()),
+            pools: Vec::new(),
+            free_pools: Vec::new(),
+            by_endpoint: HashMap::default(),
+            waiting: 0,
+            budget: RetryBudget::new(retry.budget, retry.reserve, self.now),
+            warms: service.config.protocol == crate::config::Protocol::Http1,
+            shared: service,
+        });
+    }
+
+    /// The session count that decides where new clients go.
+    fn publish_load(&self) {
+        self.handle.load.store(self.sessions.len(), Ordering::Relaxed);
+    }
+
+    /// Tells the control thread; if its queue is full the balancer's own tick finds it out.
+    fn report(&self, service: u32, notice: Notice) {
+        if notice != Notice::None {
+            let _full = self.facts.try_send(Fact { service, notice });
+        }
+    }
+}

@@ -1,0 +1,707 @@
+//! Turns: choosing an endpoint, getting a link to it, giving it back, trying again.
+//!
+//! What may be tried again is only what provably did not run, or what RFC 9110, section 9.2.2, allows
+//! to run twice:
+//!
+//! * no connection: never ran;
+//! * a pooled link that closes before the first byte of an answer: most likely the endpoint closed
+//!   it while the request was under way; idempotent requests, and any of which no byte was sent;
+//! * a new link that closes before the first byte: idempotent ones, if configured;
+//! * 503: idempotent ones, if configured.
+
+use super::client::Turn;
+use super::drive::until;
+use super::link::{EndpointPool, Link, LinkState};
+use super::slab::Key;
+use super::socket::{self, Stream};
+use super::{LINK_BIT, Served, Timer, Worker};
+use crate::observe::access::AccessRecord;
+use crate::registry::EndpointTally;
+use evenkeel_core::end::Cause;
+use evenkeel_core::endpoint::Endpoint;
+use evenkeel_core::picker::{Ask, Outcome, Picker, Scope};
+use evenkeel_core::time::Duration;
+use evenkeel_wire::session::{LinkError, LinkFate, TurnEnd, Want};
+use mio::Token;
+use std::sync::Arc;
+
+/// A connection attempt that did not work out.
+enum Failed {
+    /// The endpoint's doing.
+    Endpoint(Cause),
+    /// This machine's.
+    Local,
+}
+
+impl Worker {
+    pub(super) fn begin_turn(&mut self, key: Key, want: Want) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        let Some(Some(served)) = self.services.get_mut(client.service as usize) else { return };
+        served.tally.turns.add(1);
+        served.tally.turns_active.add(1);
+        served.warms |= want.scope == Scope::Turn;
+        served.budget.deposit(self.now);
+        client.turns += 1;
+        client.turn = Some(Turn::new(want, self.now));
+        client.to_link.keep = want.idempotent;
+        client.to_link.dropped = false;
+        if !self.use_kept(key) {
+            self.acquire(key);
+        }
+    }
+
+    /// Uses the link that the session kept from its last turn, if the endpoint is still in use.
+    fn use_kept(&mut self, key: Key) -> bool {
+        let Some(client) = self.sessions.get_mut(key) else { return false };
+        let (Some(link_key), Some(turn)) = (client.link, client.turn.as_mut()) else { return false };
+        let Some(link) = self.links.get(link_key) else { return false };
+        let Some(Some(served)) = self.services.get(client.service as usize) else { return false };
+        let endpoint = served.pools.get(link.pool as usize).and_then(Option::as_ref).map(|p| p.endpoint.id);
+        match endpoint.and_then(|id| served.picker.repick(id, turn.want.scope, self.now)) {
+            Some(ticket) if !link.closed => {
+                turn.pool = link.pool;
+                turn.ticket = Some(ticket);
+                self.attach(key, link_key);
+                true
+            }
+            _ => {
+                client.link = None;
+                self.remove_link(link_key);
+                false
+            }
+        }
+    }
+
+    /// Chooses an endpoint and gets a link to it, or a place in its queue.
+    pub(super) fn acquire(&mut self, key: Key) {
+        loop {
+            let Some(client) = self.sessions.get_mut(key) else { return };
+            let Some(turn) = client.turn.as_mut() else { return };
+            let index = client.service;
+            let Some(Some(served)) = self.services.get_mut(index as usize) else { return };
+            let ask = Ask { scope: turn.want.scope, key: turn.want.key, avoid: turn.tried() };
+            let pinned = client.pin.and_then(|id| served.picker.repick(id, ask.scope, self.now));
+            let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
+                Ok(ticket) => ticket,
+                Err(none) => return self.refuse(key, LinkError::NoEndpoint(none)),
+            };
+            if served.picker.pins_sessions() {
+                client.pin = Some(ticket.endpoint().id);
+            }
+            let pool_index = served.pool_for(ticket.endpoint());
+            turn.ticket = Some(ticket);
+            turn.pool = pool_index;
+            turn.tried_at = self.now;
+            let fresh = turn.fresh;
+            if !fresh && let Some(link_key) = self.pop_idle(index, pool_index) {
+                return self.attach(key, link_key);
+            }
+            let Some(pool) = self.pool_mut(index, pool_index) else { return };
+            if pool.open >= self.max_connections(index) {
+                return self.enqueue(key, index, pool_index);
+            }
+            match self.connect(index, pool_index, Some(key)) {
+                Ok(link_key) => {
+                    if let Some(client) = self.sessions.get_mut(key) {
+                        client.link = Some(link_key);
+                    }
+                    return;
+                }
+                Err(failed) => {
+                    if !self.try_failed(key, failed) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn max_connections(&self, service: u32) -> usize {
+        self.services[service as usize].as_ref().map_or(0, |s| s.shared.config.upstream.max_connections)
+    }
+
+    fn pool_mut(&mut self, service: u32, pool: u32) -> Option<&mut EndpointPool> {
+        self.services.get_mut(service as usize)?.as_mut()?.pools.get_mut(pool as usize)?.as_mut()
+    }
+
+    fn pop_idle(&mut self, service: u32, pool: u32) -> Option<Key> {
+        let pool = self.pool_mut(service, pool)?;
+        let link = pool.idle.pop()?;
+        pool.tally.idle_links.sub(1);
+        Some(link)
+    }
+
+    fn enqueue(&mut self, key: Key, service: u32, pool: u32) {
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+        if served.waiting >= served.shared.config.limits.queue {
+            return self.refuse(key, LinkError::Overload);
+        }
+        if let Some(client) = self.sessions.get_mut(key)
+            && let Some(turn) = client.turn.as_mut()
+            && let Some(Some(pool)) = served.pools.get_mut(pool as usize)
+        {
+            served.waiting += 1;
+            turn.queued = true;
+            pool.waiting.push_back(key);
+            self.rearm(key);
+        }
+    }
+
+    /// The session's time in a queue is over.
+    pub(super) fn give_up_waiting(&mut self, key: Key) {
+        self.unqueue(key);
+        self.refuse(key, LinkError::Overload);
+        self.carry_out(key, super::drive::Tails::default());
+    }
+
+    /// Takes the session out of the count of those that wait; its key in the queue is passed over.
+    pub(super) fn unqueue(&mut self, key: Key) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        if let Some(turn) = client.turn.as_mut()
+            && std::mem::take(&mut turn.queued)
+            && let Some(Some(served)) = self.services.get_mut(client.service as usize)
+        {
+            served.waiting -= 1;
+        }
+    }
+
+    /// Tells the engine that there will be no link.
+    fn refuse(&mut self, key: Key, error: LinkError) {
+        if let Some(client) = self.sessions.get_mut(key) {
+            client.to_link.clear(&mut self.pool);
+        }
+        self.call_engine(key, |engine, io, context| engine.link_failed(error, io, context));
+    }
+
+    /// Starts a connection for a session, or (`None`) to have one ready.
+    fn connect(&mut self, service: u32, pool: u32, session: Option<Key>) -> Result<Key, Failed> {
+        let now = self.now;
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return Err(Failed::Local) };
+        let timeout = served.shared.config.upstream.connect_timeout;
+        let Some(Some(entry)) = served.pools.get_mut(pool as usize) else { return Err(Failed::Local) };
+        let failed = |error: std::io::Error| match socket::is_local(&error) {
+            true => Failed::Local,
+            false => Failed::Endpoint(Cause::ConnectFailed),
+        };
+        let mut stream = Stream::connect(&entry.endpoint.address).map_err(failed)?;
+        let token = Token((self.links.next_key().bits() | LINK_BIT) as usize);
+        stream.register(self.poll.registry(), token).map_err(|_| Failed::Local)?;
+        entry.open += 1;
+        entry.tally.connects.add(1);
+        entry.tally.links.add(1);
+        let key = self.links.insert(Link {
+            stream,
+            service,
+            pool,
+            state: LinkState::Connecting,
+            session,
+            turns: 0,
+            readable: false,
+            writable: false,
+            closed: false,
+            broken: false,
+            dirty: false,
+            input: Vec::new(),
+            since: now,
+            armed: true,
+        });
+        self.wheel.arm(now + timeout, Timer::Link(key));
+        Ok(key)
+    }
+
+    /// A connecting link became writable, or failed.
+    pub(super) fn connected(&mut self, key: Key) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let failed = if link.closed { link.stream.take_error().unwrap_or_else(Some) } else { None };
+        match (failed, link.session) {
+            (Some(error), _) => {
+                let failed = match socket::is_local(&error) {
+                    true => Failed::Local,
+                    false => Failed::Endpoint(Cause::ConnectFailed),
+                };
+                self.connect_failed(key, failed);
+            }
+            (None, Some(session)) => {
+                self.attach(session, key);
+                self.touch(session);
+            }
+            (None, None) => self.release(key),
+        }
+    }
+
+    fn connect_failed(&mut self, key: Key, failed: Failed) {
+        let session = self.links.get(key).and_then(|l| l.session);
+        self.remove_link(key);
+        let Some(session) = session else { return };
+        if let Some(client) = self.sessions.get_mut(session) {
+            client.link = None;
+        }
+        if self.try_failed(session, failed) {
+            self.acquire(session);
+        }
+        self.touch(session);
+    }
+
+    /// A try got no connection: true if the turn may be tried elsewhere; if not, the engine knows.
+    fn try_failed(&mut self, key: Key, failed: Failed) -> bool {
+        let (cause, local) = match failed {
+            Failed::Endpoint(cause) => (cause, false),
+            Failed::Local => (Cause::Local, true),
+        };
+        self.complete_try(key, cause, local);
+        let retries = self.config_of(key).is_some_and(|retry| retry.on_connect);
+        if retries && !local && self.take_retry(key) {
+            return true;
+        }
+        self.refuse(key, LinkError::Failed(cause));
+        false
+    }
+
+    fn config_of(&self, key: Key) -> Option<&crate::config::Retry> {
+        let client = self.sessions.get(key)?;
+        Some(&self.services.get(client.service as usize)?.as_ref()?.shared.config.retry)
+    }
+
+    /// Closes the books on one try: ticket, tally, the list of those tried.
+    fn complete_try(&mut self, key: Key, cause: Cause, local: bool) {
+        let now = self.now;
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        let service = client.service;
+        let Some(turn) = client.turn.as_mut() else { return };
+        let Some(ticket) = turn.ticket.take() else { return };
+        turn.note_tried(ticket.endpoint().id);
+        let outcome = if local { Outcome::Unknown } else { Outcome::Failure(now.since(turn.tried_at), None) };
+        let pool = turn.pool;
+        let notice = ticket.complete(outcome, now);
+        if let Some(pool) = self.pool_mut(service, pool) {
+            pool.tally.failures[cause as usize].add(1);
+        }
+        self.report(service, notice);
+    }
+
+    /// Takes one more try from what the turn and the service's budget allow.
+    fn take_retry(&mut self, key: Key) -> bool {
+        let Some(client) = self.sessions.get_mut(key) else { return false };
+        let Some(turn) = client.turn.as_mut() else { return false };
+        let Some(Some(served)) = self.services.get_mut(client.service as usize) else { return false };
+        if turn.tries >= served.shared.config.retry.attempts {
+            return false;
+        }
+        if !served.budget.try_withdraw(self.now) {
+            served.tally.retries_refused.add(1);
+            return false;
+        }
+        served.tally.retries.add(1);
+        turn.tries += 1;
+        if let Some(Some(pool)) = served.pools.get(turn.pool as usize) {
+            pool.tally.retried.add(1);
+        }
+        true
+    }
+
+    /// Gives the link to the session's turn; what waits for it is sent at the end of the drive.
+    fn attach(&mut self, key: Key, link_key: Key) {
+        let Some(client) = self.sessions.get_mut(key) else { return self.release(link_key) };
+        let Some(link) = self.links.get_mut(link_key) else { return };
+        (link.state, link.session, link.since) = (LinkState::Busy, Some(key), self.now);
+        client.link = Some(link_key);
+        if let Some(Some(served)) = self.services.get(client.service as usize)
+            && let Some(Some(pool)) = served.pools.get(link.pool as usize)
+        {
+            pool.tally.turns.add(1);
+        }
+        self.call_engine(key, |engine, io, context| engine.link_opened(io, context));
+    }
+
+    /// Bytes came from the endpoint.
+    pub(super) fn heard(&mut self, key: Key, bytes: usize) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        let Some(turn) = client.turn.as_mut() else { return };
+        if !turn.heard {
+            turn.heard = true;
+            // An answer in the making is not tried again, but for 503, which decides at its head.
+            let retries =
+                self.services[client.service as usize].as_ref().is_some_and(|s| s.shared.config.retry.on_unavailable);
+            if !retries {
+                client.to_link.forget_sent();
+            }
+        }
+        if let Some(Some(served)) = self.services.get(client.service as usize)
+            && let Some(Some(pool)) = served.pools.get(turn.pool as usize)
+        {
+            pool.tally.bytes_received.add(bytes as u64);
+        }
+    }
+
+    /// The final answer begins.
+    pub(super) fn answered(&mut self, key: Key, _status: Option<u16>) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        client.to_link.forget_sent();
+        let Some(turn) = client.turn.as_mut() else { return };
+        if turn.first_byte.replace(self.now).is_none()
+            && let Some(Some(served)) = self.services.get(client.service as usize)
+            && let Some(Some(pool)) = served.pools.get(turn.pool as usize)
+        {
+            pool.tally.observe_latency(self.now.since(turn.tried_at).as_micros() as u64);
+        }
+    }
+
+    /// The turn lasts as long as the session from now on, and counts like one.
+    pub(super) fn tunnel(&mut self, key: Key) {
+        let Some(turn) = self.sessions.get_mut(key).and_then(|c| c.turn.as_mut()) else { return };
+        turn.want.scope = Scope::Session;
+        turn.ticket = turn.ticket.take().map(evenkeel_core::picker::Ticket::into_session);
+    }
+
+    /// May the turn still be run elsewhere when its endpoint answers 503?
+    pub(super) fn may_retry_unavailable(&self, key: Key) -> bool {
+        let Some(client) = self.sessions.get(key) else { return false };
+        let (Some(turn), Some(retry)) = (client.turn.as_ref(), self.config_of(key)) else { return false };
+        retry.on_unavailable && turn.want.idempotent && !client.to_link.dropped && turn.tries < retry.attempts
+    }
+
+    /// The endpoint answered that it did not run the turn.
+    pub(super) fn retry_refused(&mut self, key: Key) {
+        self.complete_try(key, Cause::EndpointClosed, false);
+        self.drop_link(key);
+        if self.take_retry(key) {
+            self.rerun(key);
+        } else {
+            self.refuse(key, LinkError::Overload);
+        }
+    }
+
+    /// EOF from the endpoint.
+    pub(super) fn link_finished(&mut self, key: Key) {
+        if !self.retry_lost(key) {
+            self.with_engine(key, |engine, io, context| engine.link_eof(io, context));
+        }
+    }
+
+    /// The link broke.
+    pub(super) fn link_lost(&mut self, key: Key, cause: Cause) {
+        if !self.retry_lost(key) {
+            self.drop_link(key);
+            self.with_engine(key, |engine, io, context| engine.link_failed(LinkError::Failed(cause), io, context));
+        }
+    }
+
+    /// The link closed: runs the turn elsewhere if that is safe.
+    fn retry_lost(&mut self, key: Key) -> bool {
+        let Some(client) = self.sessions.get(key) else { return false };
+        let (Some(turn), Some(link_key)) = (client.turn.as_ref(), client.link) else { return false };
+        let Some(link) = self.links.get(link_key) else { return false };
+        let unsent = client.to_link.sent == 0;
+        let safe = turn.want.scope == Scope::Turn && !turn.heard && !client.to_link.dropped;
+        if !safe || !(turn.want.idempotent || unsent) {
+            return false;
+        }
+        let stale = link.turns > 0 && !turn.fresh;
+        if stale {
+            // Not the endpoint's failure: it may close an idle connection whenever it likes.
+            if let Some(turn) = self.sessions.get_mut(key).and_then(|c| c.turn.as_mut()) {
+                if let Some(ticket) = turn.ticket.take() {
+                    turn.note_tried(ticket.endpoint().id);
+                }
+                turn.fresh = true;
+            }
+        } else {
+            if !self.config_of(key).is_some_and(|retry| retry.on_reset) {
+                return false;
+            }
+            if !self.take_retry(key) {
+                return false;
+            }
+            self.complete_try(key, Cause::EndpointClosed, false);
+        }
+        self.drop_link(key);
+        self.rerun(key);
+        self.touch(key);
+        true
+    }
+
+    fn rerun(&mut self, key: Key) {
+        if let Some(client) = self.sessions.get_mut(key) {
+            client.to_link.sent = 0;
+            if let Some(turn) = client.turn.as_mut() {
+                turn.heard = false;
+                client.to_link.keep = turn.want.idempotent;
+            }
+        }
+        self.acquire(key);
+    }
+
+    fn drop_link(&mut self, key: Key) {
+        if let Some(link) = self.sessions.get_mut(key).and_then(|c| c.link.take()) {
+            self.remove_link(link);
+        }
+    }
+
+    /// The turn is over: books, then link.
+    pub(super) fn end_turn(&mut self, key: Key, end: TurnEnd) {
+        self.unqueue(key);
+        let now = self.now;
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        let Some(turn) = client.turn.take() else { return };
+        let service = client.service;
+        let link = client.link;
+        let sent_all = client.to_link.sent == client.to_link.bytes.len();
+        client.to_link.clear(&mut self.pool);
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+        served.tally.turns_active.sub(1);
+        if let Some(failure) = end.failure {
+            served.tally.failures[failure.cause as usize].add(1);
+        }
+        let outcome = outcome(&turn, &end, now);
+        if let (Some(record), Some(access)) = (&end.log, &self.access) {
+            let pool = served.pools.get(turn.pool as usize).and_then(Option::as_ref).filter(|_| link.is_some());
+            access.write(AccessRecord {
+                service: served.shared.config.name.clone(),
+                endpoint: pool.map(|p| p.endpoint.address.to_string()),
+                client: client.peer.client,
+                status: end.status,
+                end: end.failure,
+                first_byte: turn.first_byte.map(|at| at.since(turn.began)),
+                duration: now.since(turn.began),
+                tries: turn.tries,
+                turn: record.clone(),
+            });
+        }
+        if let Some(ticket) = turn.ticket {
+            if let Some(Some(pool)) = served.pools.get(turn.pool as usize) {
+                tally_end(&pool.tally, &end);
+            }
+            let notice = ticket.complete(outcome, now);
+            self.report(service, notice);
+        }
+        let Some(link_key) = link else { return };
+        match (end.fate, self.links.get_mut(link_key)) {
+            (LinkFate::Keep, Some(link)) if sent_all && link.is_clean() => link.turns += 1,
+            (LinkFate::Reuse, Some(link)) if sent_all && link.is_clean() && link.state == LinkState::Busy => {
+                link.turns += 1;
+                self.clear_link(key);
+                self.release(link_key);
+            }
+            _ => self.drop_link(key),
+        }
+    }
+
+    fn clear_link(&mut self, key: Key) {
+        if let Some(client) = self.sessions.get_mut(key) {
+            client.link = None;
+        }
+    }
+
+    /// A clean link at a safe point: to the next turn that waits for it, or to its pool.
+    fn release(&mut self, key: Key) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let (service, pool_index) = (link.service, link.pool);
+        (link.state, link.session, link.since) = (LinkState::Idle, None, self.now);
+        if link.input.capacity() > 0 {
+            self.pool.give(std::mem::take(&mut link.input));
+        }
+        let armed = std::mem::replace(&mut link.armed, true);
+        while let Some(waiter) = self.pool_mut(service, pool_index).and_then(|p| p.waiting.pop_front()) {
+            if self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued) {
+                self.unqueue(waiter);
+                self.attach(waiter, key);
+                return self.touch(waiter);
+            }
+        }
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+        let upstream = &served.shared.config.upstream;
+        let idle_timeout = upstream.idle_timeout;
+        match served.pools.get_mut(pool_index as usize) {
+            Some(Some(pool)) if pool.usable && pool.idle.len() < upstream.max_idle && !self.draining => {
+                pool.idle.push(key);
+                pool.tally.idle_links.add(1);
+                if !armed {
+                    self.wheel.arm(self.now + idle_timeout, Timer::Link(key));
+                }
+            }
+            _ => {
+                // Not in the pool's list, so not to be looked for there.
+                if let Some(link) = self.links.get_mut(key) {
+                    link.state = LinkState::Busy;
+                }
+                self.remove_link(key);
+            }
+        }
+    }
+
+    /// Closes a link and forgets it.
+    pub(super) fn remove_link(&mut self, key: Key) {
+        let Some(link) = self.links.remove(key) else { return };
+        let service = link.service;
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+        let Some(Some(pool)) = served.pools.get_mut(link.pool as usize) else { return };
+        pool.open -= 1;
+        pool.tally.links.sub(1);
+        if link.state == LinkState::Idle
+            && let Some(at) = pool.idle.iter().rposition(|&k| k == key)
+        {
+            pool.idle.remove(at);
+            pool.tally.idle_links.sub(1);
+        }
+        if let Some(waiter) = pool.waiting.pop_front() {
+            // There is room for one connection now.
+            if self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued) {
+                self.unqueue(waiter);
+                if let Some(turn) = self.sessions.get_mut(waiter).and_then(|c| c.turn.as_mut()) {
+                    turn.ticket = None;
+                }
+                self.acquire(waiter);
+                self.touch(waiter);
+            }
+        } else if pool.open == 0 && !pool.usable {
+            served.free_pool(link.pool);
+        }
+    }
+
+    pub(super) fn link_timeout(&mut self, key: Key) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.armed = false;
+        let Some(Some(served)) = self.services.get(link.service as usize) else { return };
+        let upstream = &served.shared.config.upstream;
+        let limit = match link.state {
+            LinkState::Connecting => upstream.connect_timeout,
+            LinkState::Idle => upstream.idle_timeout,
+            // Armed again when it becomes idle.
+            LinkState::Busy => return,
+        };
+        let due = link.since + limit;
+        if due > self.now {
+            link.armed = true;
+            self.wheel.arm(due, Timer::Link(key));
+        } else if link.state == LinkState::Connecting {
+            self.connect_failed(key, Failed::Endpoint(Cause::ConnectTimeout));
+        } else {
+            self.remove_link(key);
+        }
+    }
+
+    /// Picks from a new snapshot: links to endpoints that left go when their turn is over.
+    pub(super) fn publish(&mut self, service: u32, picker: Arc<Picker>) {
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+        served.picker = picker;
+        let mut leaving = Vec::new();
+        for index in 0..served.pools.len() as u32 {
+            let Some(pool) = &mut served.pools[index as usize] else { continue };
+            pool.usable = served.picker.usable(pool.endpoint.id);
+            if !pool.usable {
+                leaving.extend_from_slice(&pool.idle);
+                if pool.open == 0 && pool.waiting.is_empty() {
+                    served.free_pool(index);
+                }
+            }
+        }
+        for link in leaving {
+            self.remove_link(link);
+        }
+    }
+
+    /// Has a link ready for the first turn of a new endpoint.
+    pub(super) fn warm(&mut self, service: u32, endpoint: &Arc<Endpoint>) {
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+        if !served.warms || self.draining {
+            return;
+        }
+        let pool = served.pool_for(endpoint);
+        if self.pool_mut(service, pool).is_some_and(|p| p.open == 0) {
+            // If it fails, the first turn finds out.
+            let _failed = self.connect(service, pool, None);
+        }
+    }
+}
+
+impl Served {
+    /// The pool of the endpoint, made if there is none.
+    fn pool_for(&mut self, endpoint: &Arc<Endpoint>) -> u32 {
+        if let Some(&index) = self.by_endpoint.get(&endpoint.id) {
+            return index;
+        }
+        let tally = Arc::new(EndpointTally::default());
+        if let Ok(mut tallies) = self.shared.entry.endpoints.lock() {
+            tallies.push((endpoint.clone(), tally.clone()));
+        }
+        let pool = Some(EndpointPool {
+            endpoint: endpoint.clone(),
+            tally,
+            usable: true,
+            open: 0,
+            idle: Vec::new(),
+            waiting: std::collections::VecDeque::new(),
+        });
+        let index = match self.free_pools.pop() {
+            Some(index) => {
+                self.pools[index as usize] = pool;
+                index
+            }
+            None => {
+                self.pools.push(pool);
+                self.pools.len() as u32 - 1
+            }
+        };
+        self.by_endpoint.insert(endpoint.id, index);
+        index
+    }
+
+    fn free_pool(&mut self, index: u32) {
+        if let Some(pool) = self.pools[index as usize].take() {
+            self.by_endpoint.remove(&pool.endpoint.id);
+            self.free_pools.push(index);
+        }
+    }
+}
+
+impl Link {
+    /// Nothing speaks against another turn on it.
+    fn is_clean(&self) -> bool {
+        !self.closed && !self.broken && !self.dirty && !self.readable && self.input.is_empty()
+    }
+}
+
+/// What the turn says about its endpoint.
+fn outcome(turn: &Turn, end: &TurnEnd, now: evenkeel_core::time::Instant) -> Outcome {
+    let took = turn.first_byte.unwrap_or(now).since(turn.tried_at);
+    match end.failure.map(|f| f.cause) {
+        None => match end.status {
+            // 501 and 505 are answers about the request, not about the health of who answers.
+            Some(500 | 502..=504 | 506..=599) => Outcome::Failure(took, None),
+            _ if turn.first_byte.is_none() => Outcome::Unknown,
+            _ => Outcome::Success(took),
+        },
+        Some(
+            Cause::ConnectFailed
+            | Cause::ConnectTimeout
+            | Cause::EndpointClosed
+            | Cause::EndpointProtocol
+            | Cause::EndpointTimeout,
+        ) => Outcome::Failure(took, None),
+        Some(Cause::ClientClosed) if turn.first_byte.is_none() => Outcome::Cancelled(took),
+        // The client's doing, but the endpoint had answered by then.
+        Some(_) if turn.first_byte.is_some() => Outcome::Success(took),
+        Some(_) => Outcome::Unknown,
+    }
+}
+
+fn tally_end(tally: &EndpointTally, end: &TurnEnd) {
+    if let Some(failure) = end.failure {
+        tally.failures[failure.cause as usize].add(1);
+    }
+    let class = end.status.map_or(0, |status| usize::from(status / 100).min(5));
+    tally.status[class].add(1);
+}
+
+/// How long a client may take to read the last bytes of its session.
+pub(super) const FAREWELL: u64 = 10;
+
+impl Worker {
+    /// When patience with a leaving client ends.
+    pub(super) fn farewell(&self) -> evenkeel_core::time::Instant {
+        until(self.now, FAREWELL)
+    }
+}
+
+/// The pace at which idle sessions are told to leave is spread over at most this.
+pub(super) const DRAIN_SPREAD: Duration = Duration::from_secs(5);

@@ -1,0 +1,113 @@
+//! Which protocol does a client speak? Decided from its first bytes.
+
+use memchr::memchr;
+
+/// What the bytes seen so far say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// An HTTP/1 request line.
+    Http1,
+    /// Something that is passed on unread: TLS, HTTP/2 (until there is an engine for it), the rest.
+    Opaque,
+    /// Could still become a request line.
+    Undecided,
+}
+
+/// Methods that start an HTTP/1 request: RFC 9110, RFC 5789 (PATCH) and RFC 4918 (WebDAV). A fixed
+/// list, for a made-up method is more likely another line-based protocol.
+const METHODS: [&[u8]; 17] = [
+    b"GET",
+    b"POST",
+    b"PUT",
+    b"HEAD",
+    b"DELETE",
+    b"OPTIONS",
+    b"PATCH",
+    b"CONNECT",
+    b"TRACE",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"MKCOL",
+    b"COPY",
+    b"MOVE",
+    b"LOCK",
+    b"UNLOCK",
+    b"REPORT",
+];
+
+/// Looks at the first bytes of a client. Empty lines before a request line are tolerated, as RFC
+/// 9112, section 2.2, asks of servers.
+pub fn detect(bytes: &[u8]) -> Verdict {
+    let mut bytes = bytes;
+    while let Some(rest) = bytes.strip_prefix(b"\r\n") {
+        bytes = rest;
+    }
+    if bytes.is_empty() || bytes == b"\r" {
+        return Verdict::Undecided;
+    }
+    let Some(space) = memchr(b' ', &bytes[..bytes.len().min(10)]) else {
+        return match METHODS.iter().any(|m| m.starts_with(bytes)) {
+            true => Verdict::Undecided,
+            false => Verdict::Opaque,
+        };
+    };
+    let (method, target) = (&bytes[..space], &bytes[space + 1..]);
+    if !METHODS.contains(&method) {
+        return Verdict::Opaque;
+    }
+    if method == b"CONNECT" && !target.is_empty() {
+        return Verdict::Http1;
+    }
+    // Origin form, asterisk form, absolute form (RFC 9112, section 3.2). The space after the asterisk
+    // tells `OPTIONS * HTTP/1.1` from a command of another protocol.
+    let forms: [&[u8]; 4] = [b"/", b"* ", b"http://", b"https://"];
+    if forms.iter().any(|form| target.len() >= form.len() && target[..form.len()].eq_ignore_ascii_case(form)) {
+        Verdict::Http1
+    } else if forms.iter().any(|form| form.len() > target.len() && form[..target.len()].eq_ignore_ascii_case(target)) {
+        Verdict::Undecided
+    } else {
+        Verdict::Opaque
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_lines_are_http_and_the_rest_is_opaque() {
+        for (bytes, verdict) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Verdict::Http1),
+            (b"\r\nPOST http://a/ HTTP/1.1", Verdict::Http1),
+            (b"OPTIONS * HTTP/1.1", Verdict::Http1),
+            (b"CONNECT a:443 HTTP/1.1", Verdict::Http1),
+            (b"GE", Verdict::Undecided),
+            (b"GET htt", Verdict::Undecided),
+            (b"GET ", Verdict::Undecided),
+            (b"", Verdict::Undecided),
+            (b"GET key\r\n", Verdict::Opaque),
+            (b"*1\r\n$4\r\nPING\r\n", Verdict::Opaque),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Verdict::Opaque),
+            (b"\x16\x03\x01\x02\x00", Verdict::Opaque),
+            (b"\0", Verdict::Opaque),
+            (b"SSH-2.0-x\r\n", Verdict::Opaque),
+            (b"get / HTTP/1.1", Verdict::Opaque),
+            (b"GETTING / HTTP/1.1", Verdict::Opaque),
+        ] {
+            assert_eq!(detect(bytes), verdict, "{:?}", core::str::from_utf8(bytes));
+        }
+    }
+
+    #[test]
+    fn more_bytes_never_change_a_decision() {
+        let line = b"\r\nPROPFIND https://a.example/x HTTP/1.1\r\n";
+        let mut decided = None;
+        for end in 0..=line.len() {
+            let verdict = detect(&line[..end]);
+            if verdict != Verdict::Undecided {
+                assert_eq!(*decided.get_or_insert(verdict), verdict, "at {end}");
+            }
+        }
+        assert_eq!(decided, Some(Verdict::Http1));
+    }
+}

@@ -1,0 +1,373 @@
+//! The session: detection, then HTTP/1.1 or a relay, and the outputs that they share.
+
+use crate::detect::{Verdict, detect};
+use crate::http1::Http1;
+use crate::session::{Context, Io, LinkError, LinkFate, Output, Protocol, Reason, Settings, TurnEnd, Want};
+use crate::tunnel::Tunnel;
+use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_core::hash::hash;
+use evenkeel_core::picker::Scope;
+use evenkeel_core::time::Instant;
+
+pub use crate::session::Affinity;
+
+/// One client connection as a state machine; see [`crate::session`] for the contract.
+#[derive(Debug)]
+pub struct Session {
+    engine: Engine,
+    outputs: Outputs,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Detect(Detect),
+    Http1(Http1),
+    Tunnel(Tunnel),
+    Over(Phase),
+}
+
+/// The client has not shown what it speaks.
+#[derive(Debug)]
+struct Detect {
+    since: Instant,
+    /// Bytes were seen that may become a request line.
+    undecided: bool,
+    /// A link was asked for, to see whether the server speaks first.
+    asked: bool,
+    /// It is there.
+    linked: bool,
+}
+
+impl Session {
+    /// A session whose client just connected.
+    pub fn new(context: &Context<'_>) -> Self {
+        let mut outputs = Outputs::default();
+        let engine = match context.settings.protocol {
+            Protocol::Auto => {
+                Engine::Detect(Detect { since: context.now, undecided: false, asked: false, linked: false })
+            }
+            Protocol::Http1 => Engine::Http1(Http1::new(context.now)),
+            Protocol::Tcp => {
+                outputs.want(session_want(context));
+                Engine::Tunnel(Tunnel::new(None, false, context.now))
+            }
+        };
+        Self { engine, outputs }
+    }
+
+    /// Bytes from the client; returns how many were used. The rest is to be offered again.
+    pub fn client_data<'i>(&mut self, input: &'i [u8], io: &mut Io<'_, 'i>, context: &Context<'_>) -> usize {
+        match &mut self.engine {
+            Engine::Detect(detection) => {
+                let link = (detection.asked, detection.linked);
+                match detect(input) {
+                    Verdict::Undecided => {
+                        detection.undecided = true;
+                        return 0;
+                    }
+                    Verdict::Http1 => self.become_http1(link, context),
+                    Verdict::Opaque => self.become_tunnel(link.0, context),
+                }
+                self.client_data(input, io, context)
+            }
+            Engine::Http1(http) => http.client_data(input, io, &mut self.outputs, context),
+            Engine::Tunnel(tunnel) => tunnel.client_data(input, io, context),
+            Engine::Over(_) => input.len(),
+        }
+    }
+
+    /// The client will send no more.
+    pub fn client_eof(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
+        match &mut self.engine {
+            Engine::Detect(Detect { asked: true, .. }) => {
+                // The server may still have something to say.
+                self.become_tunnel(true, context);
+                self.client_eof(io, context);
+            }
+            Engine::Detect(_) => self.over(End { cause: Cause::Done, phase: Phase::Detect }),
+            Engine::Http1(http) => http.client_eof(&mut self.outputs, context),
+            Engine::Tunnel(tunnel) => tunnel.client_eof(&mut self.outputs, context),
+            Engine::Over(_) => {}
+        }
+    }
+
+    /// The link that was wanted is there.
+    pub fn link_opened(&mut self, _io: &mut Io<'_, '_>, context: &Context<'_>) {
+        match &mut self.engine {
+            Engine::Detect(detection) => detection.linked = true,
+            Engine::Http1(http) => http.link_opened(context),
+            Engine::Tunnel(_) | Engine::Over(_) => {}
+        }
+    }
+
+    /// Bytes from the endpoint; returns how many were used. The rest is to be offered again.
+    pub fn link_data<'i>(&mut self, input: &'i [u8], io: &mut Io<'_, 'i>, context: &Context<'_>) -> usize {
+        match &mut self.engine {
+            Engine::Detect(_) => {
+                self.become_tunnel(true, context);
+                self.link_data(input, io, context)
+            }
+            Engine::Http1(http) => {
+                let used = http.link_data(input, io, &mut self.outputs, context);
+                let Some((status, client_eof)) = http.upgraded() else { return used };
+                self.engine = Engine::Tunnel(Tunnel::new(Some(status), client_eof, context.now));
+                used + self.link_data(&input[used..], io, context)
+            }
+            Engine::Tunnel(tunnel) if input.is_empty() => {
+                let _ = tunnel;
+                0
+            }
+            Engine::Tunnel(tunnel) => tunnel.link_data(input, io, &mut self.outputs, context),
+            Engine::Over(_) => input.len(),
+        }
+    }
+
+    /// The endpoint will send no more.
+    pub fn link_eof(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
+        match &mut self.engine {
+            Engine::Detect(_) => {
+                self.become_tunnel(true, context);
+                self.link_eof(io, context);
+            }
+            Engine::Http1(http) => http.link_eof(io, &mut self.outputs, context),
+            Engine::Tunnel(tunnel) => tunnel.link_eof(&mut self.outputs, context),
+            Engine::Over(_) => {}
+        }
+    }
+
+    /// The link could not be had, or broke.
+    pub fn link_failed(&mut self, error: LinkError, io: &mut Io<'_, '_>, context: &Context<'_>) {
+        match &mut self.engine {
+            // No server to look at: that can wait until the client says something.
+            Engine::Detect(detection) => {
+                self.outputs.turn(TurnEnd {
+                    fate: LinkFate::Close,
+                    status: None,
+                    failure: Some(End { cause: error.cause(), phase: Phase::Detect }),
+                    log: None,
+                });
+                (detection.asked, detection.linked) = (false, false);
+                // Ask again when the client has been silent for the idle timeout: it is gone then.
+                detection.undecided = true;
+            }
+            Engine::Http1(http) => http.link_failed(error, io, &mut self.outputs, context),
+            Engine::Tunnel(tunnel) => tunnel.link_failed(error, &mut self.outputs),
+            Engine::Over(_) => {}
+        }
+    }
+
+    /// The process leaves: an HTTP session ends with its present turn, or now if it has none.
+    pub fn drain(&mut self, _io: &mut Io<'_, '_>, _context: &Context<'_>) {
+        match &mut self.engine {
+            Engine::Detect(Detect { asked: false, .. }) => {
+                self.over(End { cause: Cause::Shutdown, phase: Phase::Detect });
+            }
+            Engine::Http1(http) => http.drain(&mut self.outputs),
+            Engine::Detect(_) | Engine::Tunnel(_) | Engine::Over(_) => {}
+        }
+    }
+
+    /// Acts on what is due.
+    pub fn handle_timeout(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
+        match &mut self.engine {
+            Engine::Detect(detection) => {
+                if detection.timeout(context.settings).0 > context.now {
+                } else if detection.undecided {
+                    self.over(End { cause: Cause::ClientTimeout, phase: Phase::Detect });
+                } else if detection.asked {
+                    self.outputs.turn(TurnEnd { fate: LinkFate::Close, status: None, failure: None, log: None });
+                    self.over(End { cause: Cause::Idle, phase: Phase::Detect });
+                } else {
+                    detection.asked = true;
+                    self.outputs.want(session_want(context));
+                }
+            }
+            Engine::Http1(http) => http.handle_timeout(io, &mut self.outputs, context),
+            Engine::Tunnel(tunnel) => tunnel.handle_timeout(&mut self.outputs, context),
+            Engine::Over(_) => {}
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.next()
+    }
+
+    /// When [`Session::handle_timeout`] has something to do, and why.
+    pub fn poll_timeout(&self, settings: &Settings) -> Option<(Instant, Reason)> {
+        match &self.engine {
+            Engine::Detect(detection) => Some(detection.timeout(settings)),
+            Engine::Http1(http) => http.timeout(settings),
+            Engine::Tunnel(tunnel) => Some(tunnel.timeout(settings)),
+            Engine::Over(_) => None,
+        }
+    }
+
+    /// Can bytes from the client be used now?
+    pub fn wants_client(&self) -> bool {
+        match &self.engine {
+            Engine::Detect(_) => true,
+            Engine::Http1(http) => http.wants_client(),
+            Engine::Tunnel(tunnel) => tunnel.wants_client(),
+            Engine::Over(_) => false,
+        }
+    }
+
+    /// Can bytes from the link be used now?
+    pub fn wants_link(&self) -> bool {
+        match &self.engine {
+            Engine::Detect(detection) => detection.linked,
+            Engine::Http1(http) => http.wants_link(),
+            Engine::Tunnel(tunnel) => tunnel.wants_link(),
+            Engine::Over(_) => false,
+        }
+    }
+
+    /// How far the session, or its present turn, has come.
+    pub fn phase(&self) -> Phase {
+        match &self.engine {
+            Engine::Detect(_) => Phase::Detect,
+            Engine::Http1(http) => http.phase(),
+            Engine::Tunnel(_) => Phase::Relay,
+            Engine::Over(phase) => *phase,
+        }
+    }
+
+    /// What the client speaks, as far as known.
+    pub fn protocol(&self) -> &'static str {
+        match &self.engine {
+            Engine::Detect(_) | Engine::Over(_) => "unknown",
+            Engine::Http1(_) => "http/1.1",
+            Engine::Tunnel(_) => "tcp",
+        }
+    }
+
+    fn become_http1(&mut self, (asked, linked): (bool, bool), context: &Context<'_>) {
+        if asked {
+            // A link was opened in vain. If it is still opening, somebody else can have it.
+            let fate = if linked { LinkFate::Reuse } else { LinkFate::Close };
+            self.outputs.turn(TurnEnd { fate, status: None, failure: None, log: None });
+        }
+        self.engine = Engine::Http1(Http1::new(context.now));
+    }
+
+    fn become_tunnel(&mut self, asked: bool, context: &Context<'_>) {
+        if !asked {
+            self.outputs.want(session_want(context));
+        }
+        self.engine = Engine::Tunnel(Tunnel::new(None, false, context.now));
+    }
+
+    fn over(&mut self, end: End) {
+        self.outputs.end(end, false, false);
+        self.engine = Engine::Over(end.phase);
+    }
+}
+
+impl Detect {
+    fn timeout(&self, settings: &Settings) -> (Instant, Reason) {
+        if self.asked {
+            (self.since + settings.idle_timeout, Reason::Idle)
+        } else if self.undecided {
+            (self.since + settings.header_timeout, Reason::Head)
+        } else {
+            (self.since + settings.detect_timeout, Reason::Detect)
+        }
+    }
+}
+
+fn session_want(context: &Context<'_>) -> Want {
+    let key = match context.settings.affinity {
+        Affinity::None => None,
+        _ => Some(source_key(context)),
+    };
+    Want { scope: Scope::Session, key, idempotent: false }
+}
+
+/// The affinity key of a client address.
+pub(crate) fn source_key(context: &Context<'_>) -> u64 {
+    match context.peer.client.ip() {
+        core::net::IpAddr::V4(ip) => hash(&ip.octets()),
+        core::net::IpAddr::V6(ip) => hash(&ip.octets()),
+    }
+}
+
+impl LinkError {
+    /// Whose doing it was.
+    pub fn cause(self) -> Cause {
+        match self {
+            Self::NoEndpoint(_) => Cause::NoEndpoint,
+            Self::Overload => Cause::Overload,
+            Self::Failed(cause) => cause,
+        }
+    }
+}
+
+/// Outputs that wait to be polled: at most one of a kind, always in this order.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    retry: bool,
+    answered: Option<Option<u16>>,
+    tunnel: bool,
+    finish_client: bool,
+    finish_link: bool,
+    turn: Option<TurnEnd>,
+    want: Option<Want>,
+    end: Option<(End, bool, bool)>,
+    any: bool,
+}
+
+impl Outputs {
+    pub(crate) fn retry(&mut self) {
+        (self.retry, self.any) = (true, true);
+    }
+
+    pub(crate) fn answered(&mut self, status: Option<u16>) {
+        (self.answered, self.any) = (Some(status), true);
+    }
+
+    pub(crate) fn tunnel(&mut self) {
+        (self.tunnel, self.any) = (true, true);
+    }
+
+    pub(crate) fn finish_client(&mut self) {
+        (self.finish_client, self.any) = (true, true);
+    }
+
+    pub(crate) fn finish_link(&mut self) {
+        (self.finish_link, self.any) = (true, true);
+    }
+
+    /// The turn is over. If its link was not even asked for, nobody needs to know.
+    pub(crate) fn turn(&mut self, end: TurnEnd) {
+        if self.want.take().is_none() {
+            (self.turn, self.any) = (Some(end), true);
+        }
+    }
+
+    pub(crate) fn want(&mut self, want: Want) {
+        (self.want, self.any) = (Some(want), true);
+    }
+
+    pub(crate) fn end(&mut self, end: End, abort: bool, linger: bool) {
+        (self.end, self.any) = (Some((end, abort, linger)), true);
+    }
+
+    #[inline]
+    fn next(&mut self) -> Option<Output> {
+        if !self.any {
+            return None;
+        }
+        let take = |flag: &mut bool, output| core::mem::take(flag).then_some(output);
+        let next = take(&mut self.retry, Output::Retry)
+            .or_else(|| self.answered.take().map(Output::Answered))
+            .or_else(|| take(&mut self.tunnel, Output::Tunnel))
+            .or_else(|| take(&mut self.finish_client, Output::FinishClient))
+            .or_else(|| take(&mut self.finish_link, Output::FinishLink))
+            .or_else(|| self.turn.take().map(Output::Turn))
+            .or_else(|| self.want.take().map(Output::Want))
+            .or_else(|| self.end.take().map(|(end, abort, linger)| Output::End { end, abort, linger }));
+        self.any = next.is_some();
+        next
+    }
+}

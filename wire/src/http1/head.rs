@@ -1,0 +1,360 @@
+//! What request heads and response heads have in common: where they end, their fields, their
+//! framing. RFC 9112, sections 2 to 6; strict wherever two readers could disagree.
+
+use core::mem::MaybeUninit;
+use httparse::Header;
+use memchr::{memchr, memchr_iter};
+
+/// Fields that a head can hold at all; `limits.header_fields` may ask for fewer.
+pub const MAX_FIELDS: usize = 256;
+
+/// Room for the fields of one head, on the stack.
+pub(super) type FieldRoom<'a> = [MaybeUninit<Header<'a>>; MAX_FIELDS];
+
+/// How far a head that is still arriving was searched, so that bytes that come one by one are not
+/// searched again and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Scan {
+    searched: u32,
+    line: u32,
+}
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flaw {
+    /// A line that ends in LF without CR (RFC 9112, section 2.2).
+    BareLf,
+    /// The start line is none.
+    StartLine,
+    /// Neither HTTP/1.0 nor HTTP/1.1.
+    Version,
+    /// A field line that is none: no colon, a space before it, a control character, a folded line.
+    Field,
+    /// More bytes than `limits.header_bytes`.
+    HeadTooLarge,
+    /// More fields than `limits.header_fields`.
+    TooManyFields,
+    /// A target longer than `limits.uri_bytes`.
+    TargetTooLong,
+    /// A target in none of the forms of RFC 9112, section 3.2, or with bytes that no URI has.
+    Target,
+    /// `CONNECT`: evenkeel is not a forward proxy.
+    Connect,
+    /// No `Host`, more than one, or one that names no host.
+    Host,
+    /// `Content-Length` that is not one plain number.
+    ContentLength,
+    /// `Transfer-Encoding` that is not exactly `chunked`, or where it may not be.
+    TransferEncoding,
+    /// Both `Transfer-Encoding` and `Content-Length`.
+    BothLengths,
+    /// A chunk-size line, or the end of a chunk, that is none.
+    Chunk,
+    /// Chunk extensions beyond 256 bytes, or with control characters.
+    ChunkExtension,
+    /// A `Connection` field with too many options.
+    Connection,
+    /// An `Expect` other than `100-continue`.
+    Expect,
+    /// An informational response too many, or one that fits nothing.
+    Informational,
+}
+
+impl Flaw {
+    /// The status that answers a request with this flaw.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Version => 505,
+            Self::HeadTooLarge | Self::TooManyFields => 431,
+            Self::TargetTooLong => 414,
+            Self::Connect => 501,
+            Self::Expect => 417,
+            _ => 400,
+        }
+    }
+
+    /// One sentence for the client.
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::BareLf => "a line ends in LF without CR",
+            Self::StartLine => "the start line is malformed",
+            Self::Version => "only HTTP/1.0 and HTTP/1.1 are understood here",
+            Self::Field => "a header field is malformed",
+            Self::HeadTooLarge => "the head is larger than limits.header_bytes",
+            Self::TooManyFields => "the head has more fields than limits.header_fields",
+            Self::TargetTooLong => "the request target is longer than limits.uri_bytes",
+            Self::Target => "the request target is malformed",
+            Self::Connect => "CONNECT is not supported: this is not a forward proxy",
+            Self::Host => "exactly one valid Host field is required",
+            Self::ContentLength => "Content-Length must be one plain number",
+            Self::TransferEncoding => "Transfer-Encoding must be exactly chunked",
+            Self::BothLengths => "Content-Length and Transfer-Encoding exclude each other",
+            Self::Chunk => "the chunked body is malformed",
+            Self::ChunkExtension => "a chunk extension is too long or malformed",
+            Self::Connection => "the Connection field has too many options",
+            Self::Expect => "the expectation cannot be met",
+            Self::Informational => "an informational response was out of place",
+        }
+    }
+}
+
+/// Looks for the empty line that ends a head. `Ok(Some(n))`: the head is `input[..n]`.
+pub(super) fn find_end(input: &[u8], scan: &mut Scan, limit: usize) -> Result<Option<usize>, Flaw> {
+    let from = scan.searched as usize;
+    for at in memchr_iter(b'\n', input.get(from..).unwrap_or_default()) {
+        let at = from + at;
+        let line = &input[scan.line as usize..at];
+        if line.last() != Some(&b'\r') {
+            return Err(Flaw::BareLf);
+        }
+        scan.line = at as u32 + 1;
+        if line.len() == 1 {
+            return if at < limit { Ok(Some(at + 1)) } else { Err(Flaw::HeadTooLarge) };
+        }
+    }
+    scan.searched = input.len() as u32;
+    if input.len() > limit { Err(Flaw::HeadTooLarge) } else { Ok(None) }
+}
+
+/// Fields that the engine acts on. Everything else is passed on untouched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Name {
+    Connection,
+    ContentLength,
+    Cookie,
+    Expect,
+    Forwarded,
+    Host,
+    /// Hop-by-hop and never passed on: `Keep-Alive`, `Proxy-Connection`, `Proxy-Authenticate`,
+    /// `Proxy-Authorization`, `Proxy-Authentication-Info`, `HTTP2-Settings`.
+    HopByHop,
+    Te,
+    Trailer,
+    TransferEncoding,
+    Upgrade,
+    Via,
+    WwwAuthenticate,
+    XForwardedFor,
+    XForwardedHost,
+    XForwardedProto,
+    Other,
+}
+
+impl Name {
+    #[inline]
+    pub(super) fn of(name: &str) -> Self {
+        let name = name.as_bytes();
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            2 if is("te") => Self::Te,
+            3 if is("via") => Self::Via,
+            4 if is("host") => Self::Host,
+            6 if is("cookie") => Self::Cookie,
+            6 if is("expect") => Self::Expect,
+            7 if is("upgrade") => Self::Upgrade,
+            7 if is("trailer") => Self::Trailer,
+            9 if is("forwarded") => Self::Forwarded,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::HopByHop,
+            14 if is("content-length") => Self::ContentLength,
+            14 if is("http2-settings") => Self::HopByHop,
+            15 if is("x-forwarded-for") => Self::XForwardedFor,
+            16 if is("x-forwarded-host") => Self::XForwardedHost,
+            16 if is("www-authenticate") => Self::WwwAuthenticate,
+            16 if is("proxy-connection") => Self::HopByHop,
+            17 if is("x-forwarded-proto") => Self::XForwardedProto,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            18 if is("proxy-authenticate") => Self::HopByHop,
+            19 if is("proxy-authorization") => Self::HopByHop,
+            25 if is("proxy-authentication-info") => Self::HopByHop,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The options of `Connection` (RFC 9110, section 7.6.1).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Connection<'a> {
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+    pub(super) upgrade: bool,
+    named: [&'a [u8]; 8],
+    count: usize,
+}
+
+impl<'a> Connection<'a> {
+    pub(super) fn add(&mut self, value: &'a [u8]) -> Result<(), Flaw> {
+        for option in value.split(|&b| b == b',') {
+            let option = option.trim_ascii();
+            match option.len() {
+                0 => {}
+                5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                7 if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                // Known hop-by-hop fields go anyway.
+                2 if option.eq_ignore_ascii_case(b"te") => {}
+                _ => {
+                    *self.named.get_mut(self.count).ok_or(Flaw::Connection)? = option;
+                    self.count += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the sender want the field to go no further? Fields that frame or route a message, and
+    /// those that evenkeel vouches for, cannot be taken away like this.
+    #[inline]
+    pub(super) fn names(&self, field: &str, name: Name) -> bool {
+        self.count > 0
+            && matches!(name, Name::Other | Name::Cookie | Name::Expect | Name::Trailer | Name::WwwAuthenticate)
+            && self.named[..self.count].iter().any(|named| named.eq_ignore_ascii_case(field.as_bytes()))
+    }
+}
+
+/// How long a body is, as its head says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+    /// To the end of the connection; responses only.
+    Close,
+}
+
+/// Collects what a head says about framing, and refuses whatever two readers could read in two ways.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FramingFields {
+    length: Option<u64>,
+    chunked: bool,
+}
+
+impl FramingFields {
+    /// One plain number, in one field: lists and repetitions are how requests are smuggled.
+    pub(super) fn content_length(&mut self, value: &[u8]) -> Result<(), Flaw> {
+        let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+        if !digits || self.length.is_some() {
+            return Err(Flaw::ContentLength);
+        }
+        self.length = Some(value.iter().fold(0, |n, &digit| n * 10 + u64::from(digit - b'0')));
+        if self.chunked { Err(Flaw::BothLengths) } else { Ok(()) }
+    }
+
+    pub(super) fn transfer_encoding(&mut self, value: &[u8], version: u8) -> Result<(), Flaw> {
+        if self.chunked || version == 0 || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(Flaw::TransferEncoding);
+        }
+        self.chunked = true;
+        if self.length.is_some() { Err(Flaw::BothLengths) } else { Ok(()) }
+    }
+
+    pub(super) fn request(self) -> Framing {
+        match (self.chunked, self.length) {
+            (true, _) => Framing::Chunked,
+            (false, None | Some(0)) => Framing::None,
+            (false, Some(n)) => Framing::Length(n),
+        }
+    }
+
+    pub(super) fn response(self) -> Framing {
+        match (self.chunked, self.length) {
+            (true, _) => Framing::Chunked,
+            (false, Some(n)) => Framing::Length(n),
+            (false, None) => Framing::Close,
+        }
+    }
+
+    pub(super) fn length(self) -> Option<u64> {
+        self.length
+    }
+}
+
+/// Appends `name: value`, in our framing whatever it came in.
+#[inline]
+pub(super) fn put_field(out: &mut alloc::vec::Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Could this be the value of `Host`? An authority without user information (RFC 9110, section 7.2).
+pub(super) fn valid_host(value: &[u8]) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b);
+    value.iter().all(plain)
+}
+
+/// A target without bytes that no URI has (RFC 3986); `#` never travels.
+pub(super) fn valid_target(target: &[u8]) -> bool {
+    target.iter().all(|b| (0x21..=0x7E).contains(b)) && memchr(b'#', target).is_none()
+}
+
+/// Turns a parse error into what is wrong.
+pub(super) fn flaw(error: httparse::Error) -> Flaw {
+    match error {
+        httparse::Error::Version => Flaw::Version,
+        httparse::Error::TooManyHeaders => Flaw::TooManyFields,
+        httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine => Flaw::Field,
+        httparse::Error::Token | httparse::Error::Status => Flaw::StartLine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_head_is_found_whatever_the_pieces() {
+        let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\nrest";
+        let mut scan = Scan::default();
+        for end in 0..27 {
+            assert_eq!(find_end(&head[..end], &mut scan, 100), Ok(None), "at {end}");
+        }
+        assert_eq!(find_end(&head[..27], &mut scan, 100), Ok(Some(27)));
+        assert_eq!(find_end(head, &mut Scan::default(), 26), Err(Flaw::HeadTooLarge));
+        assert_eq!(find_end(b"GET /\nx", &mut Scan::default(), 100), Err(Flaw::BareLf));
+    }
+
+    #[test]
+    fn lengths_are_one_plain_number_or_refused() {
+        for (value, length) in [
+            (&b"0"[..], Ok(Framing::None)),
+            (b"7", Ok(Framing::Length(7))),
+            (b"9999999999999999999", Ok(Framing::Length(9_999_999_999_999_999_999))),
+            (b"", Err(Flaw::ContentLength)),
+            (b"+1", Err(Flaw::ContentLength)),
+            (b"-1", Err(Flaw::ContentLength)),
+            (b"1,1", Err(Flaw::ContentLength)),
+            (b"0x10", Err(Flaw::ContentLength)),
+            (b"1 2", Err(Flaw::ContentLength)),
+            (b"99999999999999999999", Err(Flaw::ContentLength)),
+        ] {
+            let mut fields = FramingFields::default();
+            assert_eq!(fields.content_length(value).map(|()| fields.request()), length, "{value:?}");
+        }
+        let mut fields = FramingFields::default();
+        assert_eq!(fields.content_length(b"1"), Ok(()));
+        assert_eq!(fields.content_length(b"1"), Err(Flaw::ContentLength));
+        assert_eq!(fields.transfer_encoding(b"chunked", 1), Err(Flaw::BothLengths));
+        for value in [&b"gzip, chunked"[..], b"chunked, chunked", b"identity", b"xchunked", b"", b"chunked\x0b"] {
+            assert_eq!(FramingFields::default().transfer_encoding(value, 1), Err(Flaw::TransferEncoding), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_frames_or_routes() {
+        let mut connection = Connection::default();
+        connection.add(b"close, X-Secret ,host,content-length, x-forwarded-for").unwrap();
+        assert!(connection.close);
+        for (field, gone) in [
+            ("x-secret", true),
+            ("Host", false),
+            ("Content-Length", false),
+            ("X-Forwarded-For", false),
+            ("accept", false),
+        ] {
+            assert_eq!(connection.names(field, Name::of(field)), gone, "{field}");
+        }
+        assert_eq!(Connection::default().add(b"a,b,c,d,e,f,g,h,i"), Err(Flaw::Connection));
+    }
+}

@@ -1,0 +1,529 @@
+//! HTTP/1.1 (RFC 9110, RFC 9112): one client connection, one request after the other, each to the
+//! endpoint that was picked for it.
+//!
+//! In come bytes of both sides; out go the same messages in our own framing. Nothing of a client's
+//! or endpoint's framing is ever passed on, so both sides read the same message boundaries as we do;
+//! a message whose boundaries two readers could see differently is refused ([`head::Flaw`]).
+//!
+//! States: `Head` (waiting for a request), `Turn` (one is being answered), `Closed`. A request that
+//! arrives during a turn stays unread until the turn is over.
+
+mod body;
+pub mod head;
+mod request;
+mod response;
+
+use self::body::{Body, Encode, put_last_chunk};
+use self::head::{Flaw, Framing, Scan, find_end};
+use self::request::Request;
+use self::response::{Response, put_own};
+use crate::engine::Outputs;
+use crate::session::{Context, Io, LinkError, LinkFate, Reason, Settings, TurnEnd, Want};
+use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_core::picker::Scope;
+use evenkeel_core::time::Instant;
+
+/// Empty lines that a client may send before a request line.
+const MAX_BLANK_LINES: u8 = 4;
+/// Informational responses to one request; more is not information.
+const MAX_INFORMATIONAL: u8 = 16;
+
+/// The engine for one client connection.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    state: State,
+    /// When the present wait began: for a request, a response, more of either.
+    since: Instant,
+    /// How far an incomplete request head was searched.
+    scan: Scan,
+    blank_lines: u8,
+    /// Some bytes of a request head have arrived.
+    begun: bool,
+    /// The client sent FIN: this turn is its last.
+    client_eof: bool,
+    /// The process leaves: this turn is the last.
+    draining: bool,
+    /// The endpoint authenticates the connection: the link stays with the session.
+    pinned: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Head,
+    Turn(Turn),
+    /// Switched to another protocol; the session takes over.
+    Upgraded,
+    Closed,
+}
+
+/// What became of a response head.
+#[derive(PartialEq, Eq)]
+enum Head {
+    /// It was used, whatever it was.
+    Taken,
+    /// The endpoint did not run the request: it is to be run elsewhere.
+    Refused,
+}
+
+#[derive(Debug)]
+struct Turn {
+    request: Request,
+    /// What is left of the request.
+    upload: Body,
+    /// How far an incomplete response head was searched.
+    scan: Scan,
+    informational: u8,
+    /// Once its head was passed on.
+    response: Option<Response>,
+    /// What is left of the response.
+    download: Body,
+}
+
+impl Http1 {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            state: State::Head,
+            since: now,
+            scan: Scan::default(),
+            blank_lines: 0,
+            begun: false,
+            client_eof: false,
+            draining: false,
+            pinned: false,
+        }
+    }
+
+    pub(crate) fn client_data<'i>(
+        &mut self,
+        input: &'i [u8],
+        io: &mut Io<'_, 'i>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) -> usize {
+        let mut used = 0;
+        if matches!(self.state, State::Head) {
+            used += self.skip_blank_lines(input);
+            let head = &input[used..];
+            if head.is_empty() || head == b"\r" {
+                return used;
+            }
+            if !core::mem::replace(&mut self.begun, true) {
+                self.since = context.now;
+            }
+            match find_end(head, &mut self.scan, context.settings.header_bytes) {
+                Ok(Some(end)) => {
+                    match request::forward(&head[..end], io.link.spill(), context) {
+                        Ok(request) => self.begin_turn(request, outputs, context),
+                        Err(flaw) => {
+                            self.refuse(flaw, io, outputs, context);
+                            return input.len();
+                        }
+                    }
+                    used += end;
+                }
+                Ok(None) if self.target_too_long(head, context.settings) => {
+                    self.refuse(Flaw::TargetTooLong, io, outputs, context);
+                    return input.len();
+                }
+                Ok(None) => return used,
+                Err(flaw) => {
+                    self.refuse(flaw, io, outputs, context);
+                    return input.len();
+                }
+            }
+        }
+        let State::Turn(turn) = &mut self.state else { return used };
+        if !turn.upload.is_done() {
+            let encode = if turn.request.framing == Framing::Chunked { Encode::Chunked } else { Encode::Plain };
+            match turn.upload.relay(&input[used..], encode, &mut io.link, context.settings.header_bytes) {
+                Ok((n, content)) => {
+                    used += n;
+                    self.since = context.now;
+                    if let Some(log) = &mut turn.request.log {
+                        log.received += content;
+                    }
+                }
+                Err(flaw) => {
+                    self.refuse(flaw, io, outputs, context);
+                    return input.len();
+                }
+            }
+        }
+        used
+    }
+
+    fn skip_blank_lines(&mut self, input: &[u8]) -> usize {
+        let mut used = 0;
+        while !self.begun && input[used..].starts_with(b"\r\n") && self.blank_lines < MAX_BLANK_LINES {
+            self.blank_lines += 1;
+            used += 2;
+        }
+        used
+    }
+
+    /// A request line that has not ended and is too long already.
+    fn target_too_long(&self, head: &[u8], settings: &Settings) -> bool {
+        // The longest method that is known, and `HTTP/1.1`.
+        head.len() > settings.uri_bytes + 32 && memchr::memchr(b'\n', head).is_none()
+    }
+
+    fn begin_turn(&mut self, request: Request, outputs: &mut Outputs, context: &Context<'_>) {
+        outputs.want(Want { scope: Scope::Turn, key: request.key, idempotent: request.idempotent });
+        self.since = context.now;
+        (self.scan, self.blank_lines, self.begun) = (Scan::default(), 0, false);
+        self.state = State::Turn(Turn {
+            upload: Body::new(request.framing),
+            request,
+            scan: Scan::default(),
+            informational: 0,
+            response: None,
+            download: Body::Done,
+        });
+    }
+
+    pub(crate) fn client_eof(&mut self, outputs: &mut Outputs, _context: &Context<'_>) {
+        self.client_eof = true;
+        match &self.state {
+            State::Head if self.begun => {
+                self.close(End { cause: Cause::ClientClosed, phase: Phase::Request }, false, outputs);
+            }
+            State::Head => self.close(End { cause: Cause::Done, phase: Phase::Idle }, false, outputs),
+            // A body that ends early must not reach the endpoint as a whole one: the link is cut.
+            State::Turn(turn) if !turn.upload.is_done() => {
+                self.fail(End { cause: Cause::ClientClosed, phase: self.phase() }, true, outputs);
+            }
+            // Half-closed: it waits for its answer.
+            State::Turn(_) | State::Upgraded | State::Closed => {}
+        }
+    }
+
+    pub(crate) fn link_opened(&mut self, context: &Context<'_>) {
+        self.since = context.now;
+    }
+
+    pub(crate) fn link_data<'i>(
+        &mut self,
+        input: &'i [u8],
+        io: &mut Io<'_, 'i>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) -> usize {
+        let mut used = 0;
+        while let State::Turn(turn) = &mut self.state {
+            if turn.response.is_some() {
+                self.relay_response(&input[used..], &mut used, io, outputs, context);
+                break;
+            }
+            let head = &input[used..];
+            match find_end(head, &mut turn.scan, context.settings.header_bytes) {
+                Ok(Some(end)) => {
+                    turn.scan = Scan::default();
+                    if self.response_head(&head[..end], io, outputs, context) == Head::Refused {
+                        // What else the endpoint says goes with its link.
+                        return input.len();
+                    }
+                    used += end;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    self.endpoint_flaw(io, outputs, context);
+                    return input.len();
+                }
+            }
+        }
+        used
+    }
+
+    /// Passes on a response head.
+    fn response_head(
+        &mut self,
+        head: &[u8],
+        io: &mut Io<'_, '_>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) -> Head {
+        let State::Turn(turn) = &mut self.state else { return Head::Taken };
+        let settings = context.settings;
+        let ends = self.client_eof || self.draining || !turn.upload.is_done();
+        let out = io.client.spill();
+        enum Next {
+            Informational,
+            Tunnel,
+            Retry,
+            Body(Response),
+        }
+        let request = &turn.request;
+        let next = response::parse(head, settings, |parsed| match parsed.status {
+            101 if request.upgrade && parsed.switches() => {
+                parsed.put(out, request, None, settings);
+                Ok(Next::Tunnel)
+            }
+            101 => Err(Flaw::Informational),
+            100..200 if turn.informational >= MAX_INFORMATIONAL => Err(Flaw::Informational),
+            100..200 => {
+                // HTTP/1.0 clients do not know them (RFC 9110, section 15.2).
+                if request.minor == 1 {
+                    parsed.put(out, request, None, settings);
+                }
+                Ok(Next::Informational)
+            }
+            503 if context.may_retry => Ok(Next::Retry),
+            _ => {
+                let response = parsed.decide(request, ends);
+                parsed.put(out, request, Some(&response), settings);
+                Ok(Next::Body(response))
+            }
+        });
+        match next {
+            Ok(Next::Informational) => turn.informational += 1,
+            Ok(Next::Tunnel) => {
+                outputs.answered(Some(101));
+                outputs.tunnel();
+                self.state = State::Upgraded;
+            }
+            Ok(Next::Retry) => {
+                outputs.retry();
+                return Head::Refused;
+            }
+            Ok(Next::Body(response)) => {
+                outputs.answered(Some(response.status));
+                turn.download = Body::new(response.framing);
+                turn.response = Some(response);
+                self.pinned |= response.pins;
+            }
+            Err(_) => self.endpoint_flaw(io, outputs, context),
+        }
+        Head::Taken
+    }
+
+    fn relay_response<'i>(
+        &mut self,
+        input: &'i [u8],
+        used: &mut usize,
+        io: &mut Io<'_, 'i>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) {
+        let State::Turn(turn) = &mut self.state else { return };
+        let Some(response) = turn.response else { return };
+        self.since = context.now;
+        match turn.download.relay(input, response.encode, &mut io.client, context.settings.header_bytes) {
+            Ok((n, content)) => {
+                *used += n;
+                if let Some(log) = &mut turn.request.log {
+                    log.sent += content;
+                }
+                if turn.download.is_done() {
+                    self.end_turn(response, outputs, context);
+                }
+            }
+            Err(_) => self.fail(End { cause: Cause::EndpointProtocol, phase: Phase::Response }, true, outputs),
+        }
+    }
+
+    /// The response is complete.
+    fn end_turn(&mut self, response: Response, outputs: &mut Outputs, context: &Context<'_>) {
+        let State::Turn(turn) = core::mem::replace(&mut self.state, State::Head) else { return };
+        let uploaded = turn.upload.is_done();
+        let fate = match (uploaded && !response.link_close, self.pinned) {
+            (false, _) => LinkFate::Close,
+            (true, false) => LinkFate::Reuse,
+            (true, true) => LinkFate::Keep,
+        };
+        outputs.turn(TurnEnd { fate, status: Some(response.status), failure: None, log: turn.request.log });
+        self.since = context.now;
+        if response.client_close || self.client_eof || !uploaded {
+            let cause = if self.draining { Cause::Shutdown } else { Cause::Done };
+            // A client that did not ask for the end may have sent its next request already.
+            let linger = !turn.request.close || !uploaded;
+            self.state = State::Closed;
+            outputs.end(End { cause, phase: Phase::Idle }, false, linger && !self.client_eof);
+        } else if self.draining {
+            self.close(End { cause: Cause::Shutdown, phase: Phase::Idle }, true, outputs);
+        }
+    }
+
+    pub(crate) fn link_eof(&mut self, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
+        let State::Turn(turn) = &mut self.state else { return };
+        match (turn.response, turn.download) {
+            // The end of the connection is the end of such a body.
+            (Some(response), Body::Close) => {
+                if response.encode == Encode::Chunked {
+                    put_last_chunk(io.client.spill());
+                }
+                self.end_turn(response, outputs, context);
+            }
+            _ => self.link_failed(LinkError::Failed(Cause::EndpointClosed), io, outputs, context),
+        }
+    }
+
+    pub(crate) fn link_failed(
+        &mut self,
+        error: LinkError,
+        io: &mut Io<'_, '_>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) {
+        let State::Turn(turn) = &self.state else { return };
+        if turn.response.is_some() {
+            return self.fail(End { cause: error.cause(), phase: Phase::Response }, true, outputs);
+        }
+        let (status, phase, sentence) = match error {
+            LinkError::NoEndpoint(none) => {
+                use evenkeel_core::picker::NoPick;
+                let sentence = match none {
+                    NoPick::Empty => "no endpoint of this service is known",
+                    NoPick::NoneReady => "no endpoint of this service is ready",
+                };
+                (503, Phase::Connect, sentence)
+            }
+            LinkError::Overload => (503, Phase::Connect, "too many requests wait for this service"),
+            LinkError::Failed(Cause::ConnectFailed) => (502, Phase::Connect, "no endpoint could be connected to"),
+            LinkError::Failed(Cause::ConnectTimeout) => {
+                (504, Phase::Connect, "connecting to an endpoint took too long")
+            }
+            LinkError::Failed(Cause::EndpointTimeout) => (504, Phase::Wait, "the endpoint did not answer in time"),
+            LinkError::Failed(Cause::EndpointProtocol) => {
+                (502, Phase::Wait, "the endpoint's answer was not valid HTTP")
+            }
+            LinkError::Failed(Cause::EndpointClosed) => {
+                (502, Phase::Wait, "the endpoint closed its connection before it answered")
+            }
+            LinkError::Failed(_) => (502, Phase::Connect, "evenkeel could not open a connection"),
+        };
+        self.answer(status, End { cause: error.cause(), phase }, sentence, io, outputs, context);
+    }
+
+    /// The endpoint's bytes are not a response to this request.
+    fn endpoint_flaw(&mut self, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
+        self.link_failed(LinkError::Failed(Cause::EndpointProtocol), io, outputs, context);
+    }
+
+    /// Ends a turn, of whose response nothing was sent, with a response of ours.
+    fn answer(
+        &mut self,
+        status: u16,
+        end: End,
+        sentence: &str,
+        io: &mut Io<'_, '_>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) {
+        let State::Turn(turn) = core::mem::replace(&mut self.state, State::Head) else { return };
+        let close = turn.request.close || !turn.upload.is_done() || self.client_eof || self.draining;
+        put_own(io.client.spill(), status, end, sentence, turn.request.head, close, context.settings);
+        let log = turn.request.log;
+        outputs.turn(TurnEnd { fate: LinkFate::Close, status: Some(status), failure: Some(end), log });
+        self.since = context.now;
+        if close {
+            self.state = State::Closed;
+            outputs.end(end, false, !self.client_eof);
+        }
+    }
+
+    /// Answers a malformed request and ends the session: its next byte could be anything.
+    fn refuse(&mut self, flaw: Flaw, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
+        let limit = matches!(flaw, Flaw::HeadTooLarge | Flaw::TooManyFields | Flaw::TargetTooLong);
+        let cause = if limit { Cause::ClientLimit } else { Cause::ClientProtocol };
+        let end = End { cause, phase: Phase::Request };
+        let (begun, head, log) = match core::mem::replace(&mut self.state, State::Closed) {
+            State::Turn(turn) => (turn.response.is_some(), turn.request.head, turn.request.log),
+            _ => (false, false, None),
+        };
+        outputs.turn(TurnEnd { fate: LinkFate::Close, status: Some(flaw.status()), failure: Some(end), log });
+        if !begun {
+            put_own(io.client.spill(), flaw.status(), end, flaw.explain(), head, true, context.settings);
+        }
+        outputs.end(end, begun, true);
+    }
+
+    /// Ends a turn that cannot be answered any more, and the session with it.
+    fn fail(&mut self, end: End, abort: bool, outputs: &mut Outputs) {
+        if let State::Turn(turn) = core::mem::replace(&mut self.state, State::Closed) {
+            let status = turn.response.map(|r| r.status);
+            outputs.turn(TurnEnd { fate: LinkFate::Close, status, failure: Some(end), log: turn.request.log });
+        }
+        outputs.end(end, abort, false);
+    }
+
+    fn close(&mut self, end: End, linger: bool, outputs: &mut Outputs) {
+        self.state = State::Closed;
+        outputs.end(end, false, linger);
+    }
+
+    pub(crate) fn drain(&mut self, outputs: &mut Outputs) {
+        self.draining = true;
+        if matches!(self.state, State::Head) && !self.begun {
+            self.close(End { cause: Cause::Shutdown, phase: Phase::Idle }, true, outputs);
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
+        match self.timeout(context.settings) {
+            Some((due, _)) if due > context.now => {}
+            None => {}
+            Some((_, Reason::Response)) => {
+                self.link_failed(LinkError::Failed(Cause::EndpointTimeout), io, outputs, context);
+            }
+            Some((_, Reason::Head)) => {
+                let end = End { cause: Cause::ClientTimeout, phase: Phase::Request };
+                put_own(
+                    io.client.spill(),
+                    408,
+                    end,
+                    "the request took too long to arrive",
+                    false,
+                    true,
+                    context.settings,
+                );
+                self.close(end, true, outputs);
+            }
+            Some((_, Reason::Idle | Reason::Detect)) => match &self.state {
+                State::Turn(turn) => {
+                    // Nobody moved for the idle timeout; whose turn it was to move is to blame.
+                    let cause = if turn.upload.is_done() { Cause::EndpointTimeout } else { Cause::ClientTimeout };
+                    self.fail(End { cause, phase: self.phase() }, true, outputs);
+                }
+                _ => self.close(End { cause: Cause::Idle, phase: Phase::Idle }, true, outputs),
+            },
+        }
+    }
+
+    pub(crate) fn timeout(&self, settings: &Settings) -> Option<(Instant, Reason)> {
+        match &self.state {
+            State::Head if self.begun => Some((self.since + settings.header_timeout, Reason::Head)),
+            State::Turn(Turn { response: None, upload: Body::Done, .. }) if settings.request_timeout.is_some() => {
+                Some((self.since + settings.request_timeout?, Reason::Response))
+            }
+            State::Head | State::Turn(_) => Some((self.since + settings.idle_timeout, Reason::Idle)),
+            State::Upgraded | State::Closed => None,
+        }
+    }
+
+    /// After a switch of protocols: the status, and whether the client's side has ended.
+    pub(crate) fn upgraded(&self) -> Option<(u16, bool)> {
+        matches!(self.state, State::Upgraded).then_some((101, self.client_eof))
+    }
+
+    pub(crate) fn wants_client(&self) -> bool {
+        match &self.state {
+            State::Head => true,
+            State::Turn(turn) => !turn.upload.is_done(),
+            State::Upgraded | State::Closed => false,
+        }
+    }
+
+    pub(crate) fn wants_link(&self) -> bool {
+        matches!(self.state, State::Turn(_))
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.state {
+            State::Head if self.begun => Phase::Request,
+            State::Head | State::Closed => Phase::Idle,
+            State::Turn(Turn { response: Some(_), .. }) => Phase::Response,
+            State::Turn(_) => Phase::Wait,
+            State::Upgraded => Phase::Relay,
+        }
+    }
+}

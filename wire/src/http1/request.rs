@@ -1,0 +1,352 @@
+//! A request head, from the client's bytes to ours.
+
+use super::body::has_token;
+use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
+use super::head::{flaw, put_field, valid_host, valid_target};
+use crate::engine::source_key;
+use crate::session::{Affinity, Context, Forwarding, TurnLog};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::mem::MaybeUninit;
+use core::net::IpAddr;
+use evenkeel_core::hash::hash;
+use httparse::Header;
+
+/// What is remembered of a request while its turn lasts.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// `HEAD`: the response has no body.
+    pub(super) head: bool,
+    /// May be run twice (RFC 9110, section 9.2.2).
+    pub(super) idempotent: bool,
+    /// HTTP/1.`minor`.
+    pub(super) minor: u8,
+    /// The client does not expect the connection to go on.
+    pub(super) close: bool,
+    /// The client offered to switch protocols.
+    pub(super) upgrade: bool,
+    pub(super) framing: Framing,
+    pub(super) key: Option<u64>,
+    pub(super) log: Option<Box<TurnLog>>,
+}
+
+/// Reads a whole head and writes it for the endpoint: our framing of start line and fields, without
+/// those that concern only the client's connection, with those that say who asked.
+pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> Result<Request, Flaw> {
+    let settings = context.settings;
+    let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let limit = settings.header_fields.min(MAX_FIELDS);
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, &mut room[..limit]) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Flaw::StartLine),
+        Err(error) => return Err(flaw(error)),
+    }
+    let (Some(method), Some(path), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(Flaw::StartLine);
+    };
+    let fields: &[Header<'_>] = parsed.headers;
+    if path.len() > settings.uri_bytes {
+        return Err(Flaw::TargetTooLong);
+    }
+    let target = Target::parse(method, path)?;
+
+    let mut connection = Connection::default();
+    let mut framing = FramingFields::default();
+    let (mut host, mut expect, mut upgrade, mut trailers) = (None, false, None, false);
+    for field in fields {
+        match Name::of(field.name) {
+            Name::Host if host.is_some() || !valid_host(field.value) => return Err(Flaw::Host),
+            Name::Host => host = Some(field.value),
+            Name::ContentLength => framing.content_length(field.value)?,
+            Name::TransferEncoding => framing.transfer_encoding(field.value, minor)?,
+            Name::Connection => connection.add(field.value)?,
+            Name::Upgrade => upgrade = Some(field.value),
+            Name::Te => trailers |= has_token(field.value, b"trailers"),
+            Name::Expect if field.value.eq_ignore_ascii_case(b"100-continue") => expect = minor == 1,
+            Name::Expect => return Err(Flaw::Expect),
+            _ => {}
+        }
+    }
+    if host.is_none() && minor == 1 {
+        return Err(Flaw::Host);
+    }
+    let framing = framing.request();
+    let host = target.authority.map(str::as_bytes).or(host).unwrap_or_default();
+    // A tunnel that begins behind a body is more trouble than any client needs; `h2c` would make
+    // every later request invisible to us.
+    let upgrade = upgrade.filter(|protocol| {
+        connection.upgrade && minor == 1 && framing == Framing::None && !has_token(protocol, b"h2c")
+    });
+
+    let begin = out.len();
+    out.reserve(head.len() + 256);
+    out.extend_from_slice(method.as_bytes());
+    out.push(b' ');
+    if !target.path.starts_with(['/', '*']) {
+        // `http://host` and `http://host?query` have an empty path.
+        out.push(b'/');
+    }
+    out.extend_from_slice(target.path.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(host);
+    out.extend_from_slice(b"\r\n");
+    let forwarding = Forwarded::of(settings.x_forwarded, settings.forwarded);
+    let (mut via, mut forwarded) = (false, Seen::default());
+    for field in fields {
+        let name = Name::of(field.name);
+        let pass = match name {
+            Name::Host | Name::Connection | Name::HopByHop | Name::Te | Name::Upgrade => false,
+            // Framing is ours.
+            Name::ContentLength | Name::TransferEncoding => false,
+            Name::Expect => expect,
+            Name::Via => {
+                via = true;
+                settings.via.is_none()
+            }
+            Name::XForwardedFor | Name::XForwardedProto | Name::XForwardedHost | Name::Forwarded => {
+                forwarded.note(name);
+                forwarding.passes(name)
+            }
+            _ => true,
+        };
+        if pass && !connection.names(field.name, name) {
+            put_field(out, field.name, field.value);
+        }
+    }
+    match framing {
+        Framing::Length(n) => put_length(out, n),
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        // A method that usually has content must say that it has none (RFC 9110, section 8.6).
+        _ if matches!(method, "POST" | "PUT" | "PATCH") => put_length(out, 0),
+        _ => {}
+    }
+    if let Some(protocol) = upgrade {
+        out.extend_from_slice(b"Connection: upgrade\r\n");
+        put_field(out, "Upgrade", protocol);
+    } else if trailers {
+        out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+    }
+    if let Some(name) = &settings.via {
+        put_list(out, "Via", fields, if via { Some(Name::Via) } else { None }, |out| {
+            out.extend_from_slice(if minor == 1 { b"1.1 " } else { b"1.0 " });
+            out.extend_from_slice(name.as_bytes());
+        });
+    }
+    forwarding.put(out, fields, forwarded, host, context);
+    out.extend_from_slice(b"\r\n");
+    debug_assert!(out.len() > begin);
+
+    Ok(Request {
+        head: method == "HEAD",
+        idempotent: matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE") && upgrade.is_none(),
+        minor,
+        close: connection.close || (minor == 0 && !connection.keep_alive),
+        upgrade: upgrade.is_some(),
+        framing,
+        key: affinity_key(fields, context),
+        log: settings.log.then(|| log(method, path, host, fields)),
+    })
+}
+
+/// A request target (RFC 9112, section 3.2), split as far as forwarding needs.
+struct Target<'a> {
+    /// Of an absolute-form target; it replaces `Host`.
+    authority: Option<&'a str>,
+    path: &'a str,
+}
+
+impl<'a> Target<'a> {
+    fn parse(method: &str, target: &'a str) -> Result<Self, Flaw> {
+        if method == "CONNECT" {
+            return Err(Flaw::Connect);
+        }
+        if !valid_target(target.as_bytes()) {
+            return Err(Flaw::Target);
+        }
+        if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+            return Ok(Self { authority: None, path: target });
+        }
+        let scheme = ["http://", "https://"]
+            .into_iter()
+            .find(|scheme| target.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme)))
+            .ok_or(Flaw::Target)?;
+        let rest = &target[scheme.len()..];
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        // User information in a target is obsolete and a way to mislead whoever reads it.
+        if authority.is_empty() || !valid_host(authority.as_bytes()) {
+            return Err(Flaw::Target);
+        }
+        let path = if path.is_empty() && method == "OPTIONS" { "*" } else { path };
+        Ok(Self { authority: Some(authority), path })
+    }
+}
+
+/// Which forwarding fields came with the request.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    client: bool,
+    proto: bool,
+    host: bool,
+    forwarded: bool,
+}
+
+impl Seen {
+    fn note(&mut self, name: Name) {
+        match name {
+            Name::XForwardedFor => self.client = true,
+            Name::XForwardedProto => self.proto = true,
+            Name::XForwardedHost => self.host = true,
+            _ => self.forwarded = true,
+        }
+    }
+}
+
+/// What happens to the fields that say who asked.
+#[derive(Clone, Copy)]
+struct Forwarded {
+    x: Forwarding,
+    standard: Forwarding,
+}
+
+impl Forwarded {
+    fn of(x: Forwarding, standard: Forwarding) -> Self {
+        Self { x, standard }
+    }
+
+    /// Is what came passed on as it is? (Lists that get an element are written as one field.)
+    fn passes(self, name: Name) -> bool {
+        match name {
+            Name::XForwardedFor => self.x == Forwarding::Keep,
+            Name::XForwardedProto | Name::XForwardedHost => matches!(self.x, Forwarding::Keep | Forwarding::Append),
+            _ => self.standard == Forwarding::Keep,
+        }
+    }
+
+    fn put(self, out: &mut Vec<u8>, fields: &[Header<'_>], seen: Seen, host: &[u8], context: &Context<'_>) {
+        let proto: &[u8] = if context.peer.tls { b"https" } else { b"http" };
+        if matches!(self.x, Forwarding::Append | Forwarding::Replace) {
+            let append = self.x == Forwarding::Append;
+            let client = context.peer.client.ip();
+            put_list(out, "X-Forwarded-For", fields, (append && seen.client).then_some(Name::XForwardedFor), |out| {
+                put_ip(out, client);
+            });
+            if !append || !seen.proto {
+                put_field(out, "X-Forwarded-Proto", proto);
+            }
+            if (!append || !seen.host) && !host.is_empty() {
+                put_field(out, "X-Forwarded-Host", host);
+            }
+        }
+        if matches!(self.standard, Forwarding::Append | Forwarding::Replace) {
+            let append = self.standard == Forwarding::Append && seen.forwarded;
+            put_list(out, "Forwarded", fields, append.then_some(Name::Forwarded), |out| {
+                // RFC 7239, section 6: an IPv6 address is quoted and in brackets.
+                out.extend_from_slice(b"for=");
+                match context.peer.client.ip() {
+                    ip @ IpAddr::V4(_) => put_ip(out, ip),
+                    ip @ IpAddr::V6(_) => {
+                        out.extend_from_slice(b"\"[");
+                        put_ip(out, ip);
+                        out.extend_from_slice(b"]\"");
+                    }
+                }
+                out.extend_from_slice(b";proto=");
+                out.extend_from_slice(proto);
+                if !host.is_empty() {
+                    out.extend_from_slice(b";host=\"");
+                    out.extend_from_slice(host);
+                    out.push(b'"');
+                }
+            });
+        }
+    }
+}
+
+/// Writes a list field: what came under `name`, if anything, and one more element.
+fn put_list(
+    out: &mut Vec<u8>,
+    title: &str,
+    fields: &[Header<'_>],
+    name: Option<Name>,
+    element: impl FnOnce(&mut Vec<u8>),
+) {
+    out.extend_from_slice(title.as_bytes());
+    out.extend_from_slice(b": ");
+    if let Some(name) = name {
+        for field in fields.iter().filter(|f| Name::of(f.name) == name && !f.value.is_empty()) {
+            out.extend_from_slice(field.value);
+            out.extend_from_slice(b", ");
+        }
+    }
+    element(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An address in text. IPv4, the usual case, without the formatting machinery.
+fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (i, octet) in ip.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                put_decimal(out, u64::from(octet));
+            }
+        }
+        IpAddr::V6(ip) => out.extend_from_slice(alloc::format!("{ip}").as_bytes()),
+    }
+}
+
+pub(super) fn put_length(out: &mut Vec<u8>, n: u64) {
+    out.extend_from_slice(b"Content-Length: ");
+    put_decimal(out, n);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A number in decimal digits.
+pub(super) fn put_decimal(out: &mut Vec<u8>, mut n: u64) {
+    let (mut digits, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+fn affinity_key(fields: &[Header<'_>], context: &Context<'_>) -> Option<u64> {
+    let found = match &context.settings.affinity {
+        Affinity::None => return None,
+        Affinity::Source => None,
+        Affinity::Header(name) => fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value),
+        Affinity::Cookie(name) => {
+            let cookies = fields.iter().filter(|f| Name::of(f.name) == Name::Cookie);
+            cookies.flat_map(|f| f.value.split(|&b| b == b';')).find_map(|pair| {
+                let (key, value) = pair.split_at(pair.iter().position(|&b| b == b'=')?);
+                (key.trim_ascii() == name.as_bytes()).then(|| value[1..].trim_ascii())
+            })
+        }
+    };
+    Some(found.map_or_else(|| source_key(context), hash))
+}
+
+fn log(method: &str, target: &str, host: &[u8], fields: &[Header<'_>]) -> Box<TurnLog> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let field = |name: &str| {
+        let field = fields.iter().find(|f| f.name.eq_ignore_ascii_case(name));
+        field.map(|f| text(f.value)).unwrap_or_default()
+    };
+    Box::new(TurnLog {
+        method: method.into(),
+        target: target.into(),
+        host: text(host),
+        user_agent: field("user-agent"),
+        traceparent: field("traceparent"),
+        received: 0,
+        sent: 0,
+    })
+}

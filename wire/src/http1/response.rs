@@ -1,0 +1,221 @@
+//! A response head, from the endpoint's bytes to ours; and the responses that are ours alone.
+
+use super::body::Encode;
+use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
+use super::head::{flaw, put_field};
+use super::request::{Request, put_decimal, put_length};
+use crate::session::Settings;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::mem::MaybeUninit;
+use evenkeel_core::end::End;
+
+/// What is remembered of a response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) framing: Framing,
+    pub(super) encode: Encode,
+    /// The endpoint will not take another request on this connection.
+    pub(super) link_close: bool,
+    /// We told the client that its connection ends with this response.
+    pub(super) client_close: bool,
+    /// The endpoint authenticates the connection, not the request.
+    pub(super) pins: bool,
+}
+
+/// Reads a whole head; `write` then writes it for the client.
+pub(super) struct Parsed<'h, 'b> {
+    pub(super) status: u16,
+    minor: u8,
+    reason: &'b str,
+    fields: &'h [httparse::Header<'b>],
+    connection: Connection<'b>,
+    framing: FramingFields,
+    upgrade: Option<&'b [u8]>,
+    pins: bool,
+}
+
+/// Parses a whole head and calls `then` with it (its fields live on the stack).
+pub(super) fn parse<R>(
+    head: &[u8],
+    settings: &Settings,
+    then: impl FnOnce(&Parsed<'_, '_>) -> Result<R, Flaw>,
+) -> Result<R, Flaw> {
+    let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let limit = settings.header_fields.min(MAX_FIELDS);
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut response, head, &mut room[..limit]) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Flaw::StartLine),
+        Err(error) => return Err(flaw(error)),
+    }
+    let (Some(status), Some(minor)) = (response.code, response.version) else { return Err(Flaw::StartLine) };
+    if !(100..=599).contains(&status) {
+        return Err(Flaw::StartLine);
+    }
+    let mut parsed = Parsed {
+        status,
+        minor,
+        reason: response.reason.unwrap_or_default(),
+        fields: response.headers,
+        connection: Connection::default(),
+        framing: FramingFields::default(),
+        upgrade: None,
+        pins: false,
+    };
+    for field in parsed.fields {
+        match Name::of(field.name) {
+            Name::ContentLength => parsed.framing.content_length(field.value)?,
+            Name::TransferEncoding => parsed.framing.transfer_encoding(field.value, minor)?,
+            Name::Connection => parsed.connection.add(field.value)?,
+            Name::Upgrade => parsed.upgrade = Some(field.value),
+            Name::WwwAuthenticate => {
+                let scheme = field.value.split(|&b| b == b' ').next().unwrap_or_default();
+                parsed.pins |= scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate");
+            }
+            _ => {}
+        }
+    }
+    then(&parsed)
+}
+
+impl Parsed<'_, '_> {
+    /// Did the endpoint agree to switch protocols?
+    pub(super) fn switches(&self) -> bool {
+        self.status == 101 && self.connection.upgrade && self.upgrade.is_some()
+    }
+
+    /// How the response goes on, given the request that it answers. `ends`: the client's connection
+    /// ends with it for reasons of ours.
+    pub(super) fn decide(&self, request: &Request, ends: bool) -> Response {
+        let bodiless = request.head || self.status < 200 || matches!(self.status, 204 | 304);
+        let framing = if bodiless { Framing::None } else { self.framing.response() };
+        // HTTP/1.1 clients get a body of unknown length in chunks, so that their connection goes on.
+        let encode = match framing {
+            Framing::Chunked | Framing::Close if request.minor == 1 => Encode::Chunked,
+            _ => Encode::Plain,
+        };
+        let unknown_length = matches!(framing, Framing::Chunked | Framing::Close) && encode == Encode::Plain;
+        Response {
+            status: self.status,
+            framing,
+            encode,
+            link_close: self.connection.close
+                || (self.minor == 0 && !self.connection.keep_alive)
+                || framing == Framing::Close,
+            client_close: request.close || ends || unknown_length,
+            pins: self.pins,
+        }
+    }
+
+    /// Writes the head for the client.
+    pub(super) fn put(&self, out: &mut Vec<u8>, request: &Request, response: Option<&Response>, settings: &Settings) {
+        out.reserve(256 + 64 * self.fields.len());
+        out.extend_from_slice(b"HTTP/1.1 ");
+        put_decimal(out, u64::from(self.status));
+        out.push(b' ');
+        out.extend_from_slice(self.reason.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        for field in self.fields {
+            let name = Name::of(field.name);
+            let drop = matches!(
+                name,
+                Name::Connection
+                    | Name::HopByHop
+                    | Name::Te
+                    | Name::Upgrade
+                    | Name::ContentLength
+                    | Name::TransferEncoding
+            );
+            if !drop && !self.connection.names(field.name, name) {
+                put_field(out, field.name, field.value);
+            }
+        }
+        if let Some(name) = &settings.via {
+            out.extend_from_slice(if self.minor == 1 { b"Via: 1.1 " } else { b"Via: 1.0 " });
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        match response {
+            None if self.status == 101 => {
+                out.extend_from_slice(b"Connection: upgrade\r\n");
+                put_field(out, "Upgrade", self.upgrade.unwrap_or_default());
+            }
+            None => {}
+            Some(response) => {
+                match (response.framing, response.encode, self.framing.length()) {
+                    (Framing::Length(n), ..) => put_length(out, n),
+                    (Framing::Chunked | Framing::Close, Encode::Chunked, _) => {
+                        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+                    }
+                    // What the length of a body would be: HEAD and 304 (RFC 9110, section 8.6).
+                    (Framing::None, _, Some(n)) if self.status != 204 => put_length(out, n),
+                    _ => {}
+                }
+                if response.client_close {
+                    out.extend_from_slice(b"Connection: close\r\n");
+                } else if request.minor == 0 {
+                    out.extend_from_slice(b"Connection: keep-alive\r\n");
+                }
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The phrase of a status that we send ourselves.
+pub(super) fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        408 => "Request Timeout",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+/// Writes a response of our own: a status, why, and one sentence.
+pub(super) fn put_own(
+    out: &mut Vec<u8>,
+    status: u16,
+    end: End,
+    sentence: &str,
+    head: bool,
+    close: bool,
+    settings: &Settings,
+) {
+    // Writing into a vector cannot fail.
+    let _infallible = write!(Text(out), "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\n", reason_phrase(status));
+    put_length(out, sentence.len() as u64 + 1);
+    if settings.reason {
+        let _infallible = write!(Text(out), "Evenkeel-Reason: {}; phase={}\r\n", end.cause, end.phase);
+    }
+    if status == 503 {
+        out.extend_from_slice(b"Retry-After: 1\r\n");
+    }
+    if close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if !head {
+        out.extend_from_slice(sentence.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
