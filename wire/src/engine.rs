@@ -65,7 +65,13 @@ impl Session {
                         detection.undecided = true;
                         return 0;
                     }
-                    Verdict::Http1 => self.become_http1(link, context),
+                    Verdict::Http1 => {
+                        self.become_http1(link, context);
+                        if link.0 {
+                            // The link goes back before the request asks for one of its own.
+                            return 0;
+                        }
+                    }
                     Verdict::Opaque => self.become_tunnel(link.0, context),
                 }
                 self.client_data(input, io, context)

@@ -6,8 +6,8 @@
 //!
 //! Unconsumed input is kept by the worker and offered again, with whatever came after it, when the
 //! session wants input ([`Session::wants_client`], [`Session::wants_link`]) and there is more of it
-//! (or when the session began to want input again). A session that did not consume the whole input
-//! and still wants more needs bytes that have not arrived yet.
+//! (or when the session began to want input again, or ended a turn). A session that did not consume
+//! the whole input and still wants more needs bytes that have not arrived yet.
 
 pub use crate::engine::Session;
 use crate::out::Out;

@@ -126,7 +126,7 @@ impl Worker {
             served.tally.bytes_received.add(n as u64);
         }
         if client.input.is_empty() {
-            let consumed = self.feed_client(key, &scratch[..n]);
+            let (consumed, more) = self.feed_client(key, &scratch[..n]);
             if let Some(client) = self.sessions.get_mut(key)
                 && consumed < n
             {
@@ -134,7 +134,7 @@ impl Worker {
                     client.input = self.pool.take();
                 }
                 client.input.extend_from_slice(&scratch[consumed..n]);
-                client.offer = consumed > 0 || !client.engine.wants_client();
+                client.offer = more;
             }
         } else {
             client.input.extend_from_slice(&scratch[..n]);
@@ -149,27 +149,31 @@ impl Worker {
         let Some(client) = self.sessions.get_mut(key) else { return };
         client.offer = false;
         let mut stash = std::mem::take(&mut client.input);
-        let consumed = self.feed_client(key, &stash);
+        let (consumed, more) = self.feed_client(key, &stash);
         stash.drain(..consumed);
         match self.sessions.get_mut(key) {
             Some(client) if !stash.is_empty() => {
-                client.offer = consumed > 0 || !client.engine.wants_client();
+                client.offer = more;
                 client.input = stash;
             }
             _ => self.pool.give(stash),
         }
     }
 
-    fn feed_client(&mut self, key: Key, input: &[u8]) -> usize {
+    /// Feeds the engine; returns how much it used, and whether it may use the rest without more.
+    fn feed_client(&mut self, key: Key, input: &[u8]) -> (usize, bool) {
         let Self { sessions, services, pool, now, .. } = self;
-        let Some(client) = sessions.get_mut(key) else { return 0 };
-        let Some(Some(served)) = services.get(client.service as usize) else { return 0 };
+        let Some(client) = sessions.get_mut(key) else { return (0, false) };
+        let Some(Some(served)) = services.get(client.service as usize) else { return (0, false) };
+        let in_turn = client.turn.is_some();
         let context = Context { settings: &served.shared.settings, peer: &client.peer, now: *now, may_retry: false };
         let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
         let consumed = client.engine.client_data(input, &mut io, &context);
         let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
         self.carry_out(key, tails);
-        consumed
+        let Some(client) = self.sessions.get(key) else { return (consumed, false) };
+        let turn_ended = in_turn && client.turn.is_none();
+        (consumed, consumed > 0 || turn_ended || !client.engine.wants_client())
     }
 
     /// Reads once from the link and feeds the engine; returns how many bytes came.

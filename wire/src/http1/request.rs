@@ -73,7 +73,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         return Err(Flaw::Host);
     }
     let framing = framing.request();
-    let host = target.authority.map(str::as_bytes).or(host).unwrap_or_default();
+    let host = target.authority.map(str::as_bytes).or(host);
     // A tunnel that begins behind a body is more trouble than any client needs; `h2c` would make
     // every later request invisible to us.
     let upgrade = upgrade.filter(|protocol| {
@@ -90,8 +90,13 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     }
     out.extend_from_slice(target.path.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    out.extend_from_slice(host);
+    match host {
+        Some(host) => out.extend_from_slice(host),
+        // HTTP/1.0 clients need not say it; it is the address that they connected to.
+        None => out.extend_from_slice(alloc::format!("{}", context.peer.local).as_bytes()),
+    }
     out.extend_from_slice(b"\r\n");
+    let host = host.unwrap_or_default();
     let forwarding = Forwarded::of(settings.x_forwarded, settings.forwarded);
     let (mut via, mut forwarded) = (false, Seen::default());
     for field in fields {
