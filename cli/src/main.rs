@@ -10,5 +10,7 @@ fn main() {
     config.services.push(s);
     let r = evenkeel_proxy::start(config).unwrap();
     println!("{:?}", r.listening);
-    loop { std::thread::park(); }
+    loop {
+        std::thread::park();
+    }
 }

@@ -118,6 +118,8 @@ pub struct Registry {
     pub services: Mutex<Vec<Arc<ServiceEntry>>>,
     /// One per worker.
     pub heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
+    /// Access log records dropped because the writer did not keep up.
+    pub access_log_dropped: Arc<AtomicU64>,
 }
 
 /// Proof that a worker lives.

@@ -3,7 +3,7 @@
 
 use crate::config::{self, Config};
 use crate::observe::access::AccessLog;
-use crate::registry::{Heartbeat, Registry, ServiceEntry, ServiceTally};
+use crate::registry::{Heartbeat, Registry, ServiceEntry, ServiceTally, SessionView};
 use crate::service::Service;
 use crate::worker::socket::Listener;
 use crate::worker::{self, Command, Fact, Handle, Spawn, Worker};
@@ -53,7 +53,8 @@ pub fn start(config: Config) -> io::Result<Running> {
 
     let count = config.workers.unwrap_or_else(cpus).max(1);
     let access = config.access_log.map(AccessLog::start).transpose()?;
-    let registry = Arc::new(Registry::default());
+    let dropped = access.as_ref().map(AccessLog::dropped).unwrap_or_default();
+    let registry = Arc::new(Registry { access_log_dropped: dropped, ..Registry::default() });
     let services = register(&config, count, &registry);
 
     let prepared = (0..count).map(|_| worker::prepare()).collect::<io::Result<Vec<_>>>()?;
@@ -232,6 +233,16 @@ impl Running {
             self.finished += 1;
         }
         true
+    }
+
+    /// Describes up to `limit` sessions of each worker.
+    pub fn sessions(&self, limit: usize) -> Vec<SessionView> {
+        let (reply, answers) = mpsc::channel();
+        for worker in &*self.workers {
+            worker.send(Command::Sessions(limit, reply.clone()));
+        }
+        drop(reply);
+        answers.iter().flatten().collect()
     }
 
     /// How long a drain may take.

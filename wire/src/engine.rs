@@ -83,13 +83,12 @@ impl Session {
     }
 
     /// The client will send no more.
-    pub fn client_eof(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
+    pub fn client_eof(&mut self, _io: &mut Io<'_, '_>, context: &Context<'_>) {
+        if let Engine::Detect(Detect { asked: true, .. }) = self.engine {
+            // The server may still have something to say.
+            self.become_tunnel(true, context);
+        }
         match &mut self.engine {
-            Engine::Detect(Detect { asked: true, .. }) => {
-                // The server may still have something to say.
-                self.become_tunnel(true, context);
-                self.client_eof(io, context);
-            }
             Engine::Detect(_) => self.over(End { cause: Cause::Done, phase: Phase::Detect }),
             Engine::Http1(http) => http.client_eof(&mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.client_eof(&mut self.outputs, context),

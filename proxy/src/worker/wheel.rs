@@ -123,7 +123,8 @@ mod tests {
         let mut wheel = Wheel::new(at(12_345));
         let mut expected: Vec<u64> = Vec::new();
         for _ in 0..5_000 {
-            let due = 12_345 + 1 + rng.below(1 << (1 + rng.below(26)));
+            let magnitude = 1 + rng.below(26);
+            let due = 12_345 + 1 + rng.below(1 << magnitude);
             wheel.arm(at(due), due);
             expected.push(due);
         }
