@@ -2,7 +2,6 @@
 
 use crate::address::Address;
 use crate::hash;
-use crate::time::Instant;
 use alloc::boxed::Box;
 use alloc::string::ToString;
 use core::fmt;
@@ -84,6 +83,8 @@ pub struct Load {
     pub failures: AtomicU64,
     /// Failures since the last success.
     pub streak: AtomicU32,
+    /// 1 while a probe turn is under way on an ejected endpoint.
+    pub probe: AtomicU32,
     /// When `turns` last left 0 (nanoseconds).
     pub busy_since: AtomicU64,
     /// When a turn last ended (nanoseconds).
@@ -92,7 +93,7 @@ pub struct Load {
 
 impl Endpoint {
     /// A fresh endpoint with zero counters.
-    pub fn new(spec: &EndpointSpec, _now: Instant) -> Self {
+    pub fn new(spec: &EndpointSpec) -> Self {
         Self {
             id: spec.id(),
             address: spec.address.clone(),

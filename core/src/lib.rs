@@ -20,4 +20,5 @@ pub mod hash;
 pub mod picker;
 pub mod retry;
 pub mod rng;
+pub mod skew;
 pub mod time;

@@ -1,0 +1,85 @@
+//! One endpoint as the balancer keeps it.
+
+use super::health::Ejection;
+use crate::endpoint::{Endpoint, EndpointId, EndpointSpec, Readiness};
+use crate::picker::ewma;
+use crate::time::{Duration, Instant};
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// The share of its weight with which a new endpoint begins.
+const FLOOR: f64 = 0.1;
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) spec: EndpointSpec,
+    /// Slow start counts from here; `None`: it was there from the beginning.
+    pub(super) started: Option<Instant>,
+    /// The last verdict of the active check, if there is one.
+    pub(super) checked: Option<bool>,
+    pub(super) check_detail: Box<str>,
+    pub(super) ejection: Ejection,
+}
+
+impl Member {
+    /// `late`: others were there before it, so it starts slowly.
+    pub(super) fn new(spec: &EndpointSpec, late: bool, now: Instant) -> Self {
+        Self {
+            endpoint: Arc::new(Endpoint::new(spec)),
+            spec: spec.clone(),
+            started: late.then_some(now),
+            checked: None,
+            check_detail: Box::default(),
+            ejection: Ejection::default(),
+        }
+    }
+
+    /// Discovery says something else of it.
+    pub(super) fn update(&mut self, spec: &EndpointSpec, now: Instant) {
+        let serves = |spec: &EndpointSpec| spec.readiness == Readiness::Ready && spec.weight > 0.0;
+        if serves(spec) && !serves(&self.spec) {
+            self.starts(now);
+        }
+        self.spec = spec.clone();
+    }
+
+    /// It begins to serve (again): slowly.
+    pub(super) fn starts(&mut self, now: Instant) {
+        self.started = Some(now);
+    }
+
+    /// Discovery and operator want it to serve.
+    pub(super) fn is_candidate(&self, drained: &BTreeSet<EndpointId>) -> bool {
+        self.spec.readiness == Readiness::Ready && self.spec.weight > 0.0 && !drained.contains(&self.endpoint.id)
+    }
+
+    /// Nothing is known against it.
+    pub(super) fn is_fit(&self) -> bool {
+        self.checked != Some(false) && !self.ejection.is_out()
+    }
+
+    /// A weight that can be drawn by.
+    pub(super) fn weight(&self) -> f64 {
+        if self.spec.weight.is_finite() && self.spec.weight > 0.0 { self.spec.weight } else { 1.0 }
+    }
+
+    /// How far slow start has come: 0.1 to 1.
+    pub(super) fn progress(&self, window: Duration, now: Instant) -> f64 {
+        match self.started {
+            Some(started) if now.since(started) < window => {
+                (now.since(started).as_secs_f64() / window.as_secs_f64()).max(FLOOR)
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// Its latency, if it ever answered.
+    pub(super) fn latency(&self, now: Instant) -> Option<Duration> {
+        let load = &self.endpoint.load;
+        let known = load.completions.load(Relaxed) > 0;
+        known.then(|| Duration::from_micros(ewma::micros(load.score.load(Relaxed), now) as u64))
+    }
+}

@@ -1,0 +1,556 @@
+//! The state machine that decides for one service.
+//!
+//! Drive it with [`Balancer::handle`] and [`Balancer::handle_timeout`]; after each call drain
+//! [`Balancer::poll_output`], then arm a timer for [`Balancer::poll_timeout`].
+
+mod explain;
+mod health;
+mod member;
+
+use self::health::Health;
+use self::member::Member;
+use crate::endpoint::{Endpoint, EndpointId, EndpointSpec, Readiness};
+use crate::picker::maglev::{Builder, Table};
+use crate::picker::{Entry, Picker, Recipe, ewma};
+use crate::rng::Rng;
+use crate::time::{Duration, Instant};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// How often counters are read while there is traffic.
+const TICK: Duration = Duration::from_millis(100);
+/// How often without any: long enough not to keep a processor awake.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+/// Steps of a slow start; each publishes a picker.
+const RAMP_STEPS: u32 = 20;
+/// Table slots looked at in one call: less than a millisecond of work.
+const MAGLEV_STEPS: usize = 50_000;
+
+/// How endpoints are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Policy {
+    /// kube-proxy's rule: one uniform draw per session, for life. A baseline.
+    Random,
+    /// In turn.
+    RoundRobin,
+    /// In turn, in proportion to weights.
+    Weighted,
+    /// Weighted turn against one random challenger, by turns in flight.
+    LeastRequest,
+    /// Two draws, by latency and turns in flight.
+    PeakEwma,
+    /// Fewest sessions.
+    LeastSession,
+    /// Consistent hashing on a ring.
+    RingHash,
+    /// Consistent hashing by table.
+    Maglev,
+}
+
+/// Settings of one balancer.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// For [`Scope::Turn`](crate::picker::Scope::Turn).
+    pub turn_policy: Policy,
+    /// For [`Scope::Session`](crate::picker::Scope::Session).
+    pub session_policy: Policy,
+    /// Weight ramp of a new endpoint; zero switches it off.
+    pub slow_start: Duration,
+    /// Passive health.
+    pub outlier: OutlierConfig,
+    /// Use every known endpoint when fewer than this fraction is fit.
+    pub panic_threshold: f64,
+}
+
+/// When an endpoint is ejected for what its turns show.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OutlierConfig {
+    /// Consecutive failures that eject; `None`: never.
+    pub consecutive: Option<u32>,
+    /// Failure rate this many scaled MADs above the median ejects; `None`: off.
+    pub deviation: Option<f64>,
+    /// First ejection; multiplied by how often it was ejected lately.
+    pub ejection: Duration,
+    /// Longest ejection.
+    pub max_ejection: Duration,
+    /// Largest fraction of endpoints ejected at once; at least one may be.
+    pub max_ejected: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            turn_policy: Policy::PeakEwma,
+            session_policy: Policy::LeastSession,
+            slow_start: Duration::from_secs(10),
+            outlier: OutlierConfig::default(),
+            panic_threshold: 0.5,
+        }
+    }
+}
+
+impl Default for OutlierConfig {
+    fn default() -> Self {
+        Self {
+            consecutive: Some(5),
+            deviation: None,
+            ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_secs(300),
+            max_ejected: 0.1,
+        }
+    }
+}
+
+/// What the balancer is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// One source's whole current set (sources overlap: slices, several targets).
+    Endpoints {
+        /// Which source; a later input of the same source replaces this one.
+        source: u64,
+        /// Its endpoints.
+        endpoints: Vec<EndpointSpec>,
+    },
+    /// A source is gone with everything it said.
+    SourceGone {
+        /// Which source.
+        source: u64,
+    },
+    /// Settings changed.
+    Configure(Config),
+    /// An active check ended.
+    Checked {
+        /// Whom it checked.
+        endpoint: EndpointId,
+        /// Did it pass?
+        healthy: bool,
+        /// What was seen, for `explain`.
+        detail: Box<str>,
+    },
+    /// A ticket said [`Notice::Suspect`](crate::picker::Notice::Suspect).
+    Suspect(EndpointId),
+    /// A ticket said [`Notice::Probed`](crate::picker::Notice::Probed).
+    Probed(EndpointId, bool),
+    /// An operator drains the endpoint, or takes that back.
+    Drain(EndpointId, bool),
+}
+
+/// What the balancer wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Workers pick from this from now on.
+    Publish(Arc<Picker>),
+    /// A new endpoint: connect to it before its first turn.
+    Warm(Arc<Endpoint>),
+    /// The endpoint takes no new turns and leaves when its turns are over.
+    Retire(Arc<Endpoint>),
+    /// Something worth a log line and a counter.
+    Fact(Fact),
+}
+
+/// Something worth knowing about a service.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Fact {
+    /// An endpoint appeared.
+    Added(EndpointId),
+    /// An endpoint left.
+    Removed(EndpointId),
+    /// Its outlier ejection began.
+    Ejected {
+        /// Who.
+        endpoint: EndpointId,
+        /// How long.
+        duration: Duration,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Its ejection ended.
+    Readmitted(EndpointId),
+    /// An active check changed its verdict.
+    HealthChanged {
+        /// Who.
+        endpoint: EndpointId,
+        /// Its health now.
+        healthy: bool,
+        /// What the check saw.
+        detail: Box<str>,
+    },
+    /// Too few are fit: all are used (or no longer).
+    Panic(bool),
+}
+
+/// Why a timeout was armed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// Counters are due to be read.
+    Tick,
+    /// The weight of new endpoints is due to grow.
+    SlowStart,
+    /// An ejection ends.
+    Ejection,
+    /// A hash table is being built.
+    Table,
+}
+
+/// One endpoint as the balancer sees it, for the admin API and `evenkeel why`.
+#[derive(Clone, Debug)]
+pub struct EndpointView {
+    /// The endpoint and its counters.
+    pub endpoint: Arc<Endpoint>,
+    /// What discovery says.
+    pub readiness: Readiness,
+    /// Is it among those that may be picked?
+    pub usable: bool,
+    /// Weight as discovery gave it.
+    pub weight: f64,
+    /// Weight now, with slow start; 0 if not usable.
+    pub effective_weight: f64,
+    /// Its fair share now, 0 to 1.
+    pub fair_share: f64,
+    /// In words: why it is or is not picked.
+    pub explanation: String,
+}
+
+/// The state machine that decides for one service.
+#[derive(Debug)]
+pub struct Balancer {
+    config: Config,
+    proxy: u64,
+    rng: Rng,
+    sources: BTreeMap<u64, Vec<EndpointSpec>>,
+    members: BTreeMap<EndpointId, Member>,
+    drained: BTreeSet<EndpointId>,
+    outputs: VecDeque<Output>,
+    /// Something was known once: from here on, what is new starts slowly.
+    begun: bool,
+    panic: bool,
+    published: bool,
+    health: Health,
+    tick_at: Instant,
+    ramp_at: Option<Instant>,
+    table: Option<Arc<Table>>,
+    building: Option<Builder>,
+}
+
+impl Balancer {
+    /// A balancer without endpoints. `seed` feeds tie-breaking and jitter, `proxy` identifies this
+    /// evenkeel for rank order (hash of the Pod UID).
+    pub fn new(config: Config, proxy: u64, seed: u64, now: Instant) -> Self {
+        Self {
+            config,
+            proxy,
+            rng: Rng::seeded(seed),
+            sources: BTreeMap::new(),
+            members: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            begun: false,
+            panic: false,
+            published: false,
+            health: Health::new(now),
+            tick_at: now + TICK,
+            ramp_at: None,
+            table: None,
+            building: None,
+        }
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Endpoints { source, endpoints } => {
+                if self.sources.get(&source) == Some(&endpoints) && self.published {
+                    return;
+                }
+                self.sources.insert(source, endpoints);
+                self.merge(now);
+            }
+            Input::SourceGone { source } => {
+                if self.sources.remove(&source).is_none() {
+                    return;
+                }
+                self.merge(now);
+            }
+            Input::Configure(config) => {
+                self.config = config;
+                (self.table, self.building) = (None, None);
+            }
+            Input::Checked { endpoint, healthy, detail } => {
+                let Some(member) = self.members.get_mut(&endpoint) else { return };
+                let before = member.checked.replace(healthy);
+                member.check_detail.clone_from(&detail);
+                if before == Some(healthy) || (before.is_none() && healthy) {
+                    return;
+                }
+                if healthy {
+                    member.starts(now);
+                }
+                self.outputs.push_back(Output::Fact(Fact::HealthChanged { endpoint, healthy, detail }));
+            }
+            Input::Suspect(endpoint) => {
+                let Some(limit) = self.config.outlier.consecutive else { return };
+                let streak = self.members.get(&endpoint).map_or(0, |m| m.endpoint.load.streak.load(Relaxed));
+                if streak < limit || !self.eject(endpoint, "consecutive failures", now) {
+                    return;
+                }
+            }
+            Input::Probed(endpoint, passed) => {
+                let Some(member) = self.members.get_mut(&endpoint).filter(|m| m.ejection.on_probation()) else {
+                    return;
+                };
+                if passed {
+                    member.ejection.ends(now);
+                    member.starts(now);
+                    self.outputs.push_back(Output::Fact(Fact::Readmitted(endpoint)));
+                } else {
+                    self.eject_again(endpoint, now);
+                }
+            }
+            Input::Drain(endpoint, drains) => {
+                let changed = if drains { self.drained.insert(endpoint) } else { self.drained.remove(&endpoint) };
+                if !changed {
+                    return;
+                }
+                if let Some(member) = self.members.get_mut(&endpoint).filter(|_| !drains) {
+                    member.starts(now);
+                }
+            }
+        }
+        self.publish(now);
+    }
+
+    /// One set from all sources: where they overlap, the best readiness wins (an endpoint that moves
+    /// from one slice to another is in both, or briefly in neither).
+    fn merge(&mut self, now: Instant) {
+        let mut specs: BTreeMap<EndpointId, &EndpointSpec> = BTreeMap::new();
+        for spec in self.sources.values().flatten() {
+            let best = specs.entry(spec.id()).or_insert(spec);
+            if spec.readiness > best.readiness {
+                *best = spec;
+            }
+        }
+        let mut left = core::mem::take(&mut self.members);
+        let known: Vec<Duration> = left.values().filter_map(|m| m.latency(now)).collect();
+        for (id, spec) in specs {
+            // An address that now belongs to another Pod is another endpoint, whatever its name.
+            let member = left.remove(&id).filter(|m| m.spec.address == spec.address);
+            let member = match member {
+                Some(mut member) => {
+                    member.update(spec, now);
+                    member
+                }
+                None => {
+                    let member = Member::new(spec, self.begun, now);
+                    ewma::assume(&member.endpoint.load, median(&known).unwrap_or(ewma::UNKNOWN), now);
+                    self.outputs.push_back(Output::Fact(Fact::Added(id)));
+                    if spec.readiness == Readiness::Ready {
+                        self.outputs.push_back(Output::Warm(member.endpoint.clone()));
+                    }
+                    member
+                }
+            };
+            self.members.insert(id, member);
+        }
+        for (id, member) in left {
+            self.drained.remove(&id);
+            self.outputs.push_back(Output::Fact(Fact::Removed(id)));
+            self.outputs.push_back(Output::Retire(member.endpoint));
+        }
+        self.begun |= !self.members.is_empty();
+        // A name that moved to another address must not be found under the old one.
+        self.building = None;
+    }
+
+    /// Ejects an endpoint, if not too many are ejected already; false: it stays.
+    fn eject(&mut self, id: EndpointId, reason: &'static str, now: Instant) -> bool {
+        let candidates = self.members.values().filter(|m| m.is_candidate(&self.drained)).count();
+        let allowed = ((candidates as f64 * self.config.outlier.max_ejected) as usize).max(1);
+        let ejected = self.members.values().filter(|m| m.ejection.is_out()).count();
+        let Some(member) = self.members.get_mut(&id) else { return false };
+        if member.ejection.is_out() || ejected >= allowed {
+            return false;
+        }
+        let duration = member.ejection.begin(&self.config.outlier, reason, &mut self.rng, now);
+        member.endpoint.load.streak.store(0, Relaxed);
+        self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, reason }));
+        true
+    }
+
+    /// The probe failed: out again, for longer.
+    fn eject_again(&mut self, id: EndpointId, now: Instant) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let reason = "the probe failed";
+        let duration = member.ejection.begin(&self.config.outlier, reason, &mut self.rng, now);
+        member.endpoint.load.streak.store(0, Relaxed);
+        self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, reason }));
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        if self.building.is_some() {
+            return Some((Instant::ZERO, Reason::Table));
+        }
+        if self.members.is_empty() {
+            return None;
+        }
+        let ramp = self.ramp_at.map(|at| (at, Reason::SlowStart));
+        let ejections = self.members.values().filter_map(|m| m.ejection.until()).min();
+        let ejection = ejections.map(|at| (at, Reason::Ejection));
+        [Some((self.tick_at, Reason::Tick)), ramp, ejection].into_iter().flatten().min_by_key(|&(at, _)| at)
+    }
+
+    /// Time has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut changed = self.build_table();
+        if now >= self.tick_at {
+            changed |= self.tick(now);
+        }
+        if self.ramp_at.is_some_and(|at| now >= at) {
+            changed = true;
+        }
+        for member in self.members.values_mut() {
+            changed |= member.ejection.pass(now);
+        }
+        if changed {
+            self.publish(now);
+        }
+    }
+
+    /// Reads the counters; true if that changes who is picked.
+    fn tick(&mut self, now: Instant) -> bool {
+        let active = self.health.note_activity(&self.members);
+        self.tick_at = now + if active { TICK } else { IDLE_TICK };
+        if !active {
+            return false;
+        }
+        let mut suspects = Vec::new();
+        for (&id, member) in &mut self.members {
+            member.ejection.forgive(&self.config.outlier, now);
+            let load = &member.endpoint.load;
+            if self.config.outlier.consecutive.is_some_and(|limit| load.streak.load(Relaxed) >= limit) {
+                suspects.push((id, "consecutive failures"));
+            }
+            if load.turns.load(Relaxed) > 0 {
+                let silent_since = load.last_completion.load(Relaxed).max(load.busy_since.load(Relaxed));
+                ewma::suspect_hung(load, Instant::from_nanos(silent_since), now);
+            }
+        }
+        if let Some(deviation) = self.config.outlier.deviation {
+            let deviants = self.health.deviants(&self.members, deviation, now);
+            suspects.extend(deviants.into_iter().map(|id| (id, "failure rate far above the median")));
+        }
+        let mut changed = false;
+        for (id, reason) in suspects {
+            changed |= self.eject(id, reason, now);
+        }
+        changed
+    }
+
+    /// Works on a hash table for a while; true when it is finished.
+    fn build_table(&mut self) -> bool {
+        let Some(builder) = &mut self.building else { return false };
+        let Some(table) = builder.advance(MAGLEV_STEPS) else { return false };
+        (self.table, self.building) = (Some(Arc::new(table)), None);
+        true
+    }
+
+    /// Publishes a picker of what is known and fit now.
+    fn publish(&mut self, now: Instant) {
+        let recipe = self.recipe(now);
+        self.published = true;
+        let picker = Picker::build(recipe, &mut self.rng);
+        self.outputs.push_back(Output::Publish(Arc::new(picker)));
+    }
+
+    fn recipe(&mut self, now: Instant) -> Recipe {
+        let choice = self.choose(now);
+        if choice.panic != self.panic {
+            self.panic = choice.panic;
+            self.outputs.push_back(Output::Fact(Fact::Panic(choice.panic)));
+        }
+        self.ramp_at = choice.ramping.then(|| now + (self.config.slow_start / RAMP_STEPS).max(TICK));
+        let hashes = self.config.turn_policy == Policy::Maglev || self.config.session_policy == Policy::Maglev;
+        if hashes {
+            self.renew_table(&choice.entries);
+        }
+        let members = self.members.values();
+        let ready = members.filter(|m| m.is_candidate(&self.drained)).map(|m| m.endpoint.clone()).collect();
+        let probes = self.members.values().filter(|m| m.ejection.on_probation() && m.is_candidate(&self.drained));
+        Recipe {
+            probes: probes.filter(|m| m.checked != Some(false)).map(|m| m.endpoint.clone()).collect(),
+            entries: choice.entries,
+            ready,
+            known: self.members.len(),
+            turn_policy: self.config.turn_policy,
+            session_policy: self.config.session_policy,
+            streak_limit: self.config.outlier.consecutive.unwrap_or(u32::MAX).max(1),
+            maglev: self.table.clone(),
+            proxy: self.proxy,
+        }
+    }
+
+    /// Begins a new table if the set is not the one of the present table. The first is built at once,
+    /// for there is none to serve meanwhile.
+    fn renew_table(&mut self, entries: &[Entry]) {
+        let mut key: Vec<(EndpointId, u64)> = entries.iter().map(|e| (e.endpoint.id, e.weight.to_bits())).collect();
+        key.sort_unstable();
+        if self.health.table_key == key {
+            return;
+        }
+        self.health.table_key = key;
+        let mut builder = Builder::new(entries);
+        if self.table.is_none() {
+            self.table = builder.advance(usize::MAX).map(Arc::new);
+        } else {
+            self.building = Some(builder);
+        }
+    }
+
+    /// Who may be picked, and with what weight.
+    fn choose(&self, now: Instant) -> Choice {
+        let candidates: Vec<&Member> = self.members.values().filter(|m| m.is_candidate(&self.drained)).collect();
+        let fit: Vec<&Member> = candidates.iter().copied().filter(|m| m.is_fit()).collect();
+        let panic = (fit.len() as f64) < candidates.len() as f64 * self.config.panic_threshold;
+        let mut chosen = if panic { candidates } else { fit };
+        if chosen.is_empty() {
+            // Leaving endpoints still serve, and are better than an error.
+            let leaving = |m: &&Member| m.spec.readiness == Readiness::Terminating;
+            chosen = self.members.values().filter(leaving).collect();
+        }
+        let window = self.config.slow_start;
+        let total: f64 = chosen.iter().map(|m| m.weight()).sum();
+        let fresh: f64 = chosen.iter().filter(|m| m.progress(window, now) < 1.0).map(|m| m.weight()).sum();
+        // When most of the capacity is new, there is nobody to spare it.
+        let ramps = fresh > 0.0 && fresh * 2.0 <= total;
+        let entries = chosen
+            .iter()
+            .map(|m| {
+                let factor = if ramps { m.progress(window, now) } else { 1.0 };
+                Entry { endpoint: m.endpoint.clone(), weight: m.weight(), effective: m.weight() * factor }
+            })
+            .collect();
+        Choice { entries, panic, ramping: ramps }
+    }
+}
+
+/// The outcome of [`Balancer::choose`].
+struct Choice {
+    entries: Vec<Entry>,
+    panic: bool,
+    ramping: bool,
+}
+
+fn median(values: &[Duration]) -> Option<Duration> {
+    let mut values = values.to_vec();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
+}

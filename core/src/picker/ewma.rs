@@ -1,0 +1,149 @@
+//! Peak-sensitive latency averages, kept so that comparing two endpoints needs no clock.
+//!
+//! An endpoint's average is v, in microseconds, stamped t. Its load at time `now` is
+//! v·e^(−(now−t)/τ)·(p+1). Multiplied by e^(now/τ), which all endpoints share, and taken to
+//! logarithms, that is (ln v + t/τ) + ln(p + 1). The bracket is one word, written when a turn ends.
+
+use crate::endpoint::Load;
+use crate::time::{Duration, Instant};
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Time constant of the average: after this long, an old value counts e times less.
+const TAU_SECONDS: f64 = 10.0;
+/// Fractional bits of the word.
+const ONE: f64 = (1u64 << 32) as f64;
+/// What a failure counts as, at least: failing fast must not attract.
+const FAILURE: Duration = Duration::from_secs(5);
+/// What an endpoint may ask for, at most, when it asks to be left alone.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Latency assumed of an endpoint before anything is known of any.
+pub(crate) const UNKNOWN: Duration = Duration::from_millis(30);
+
+/// `ln(p + 1)` in fixed point, for every p that matters.
+const LN: [u64; 256] = ln_table();
+
+const fn ln_table() -> [u64; 256] {
+    let mut table = [0; 256];
+    let mut p = 1;
+    while p < 256 {
+        // ln x = 2·artanh((x−1)/(x+1)) for x in 1 … 2, and ln 2 for every halving.
+        let (mut x, mut halvings) = ((p + 1) as f64, 0.0);
+        while x > 2.0 {
+            x /= 2.0;
+            halvings += 1.0;
+        }
+        let (y, mut power, mut sum, mut k) = ((x - 1.0) / (x + 1.0), (x - 1.0) / (x + 1.0), 0.0, 1.0);
+        while k < 60.0 {
+            sum += power / k;
+            power *= y * y;
+            k += 2.0;
+        }
+        table[p] = ((2.0 * sum + halvings * core::f64::consts::LN_2) * ONE) as u64;
+        p += 1;
+    }
+    table
+}
+
+fn tau(now: Instant) -> f64 {
+    now.as_nanos() as f64 / (TAU_SECONDS * 1e9)
+}
+
+fn word(micros: f64, now: Instant) -> u64 {
+    ((libm::log(micros.max(1.0)) + tau(now)) * ONE) as u64
+}
+
+/// The average that a word stands for, in microseconds, as it counts at `now`.
+pub(crate) fn micros(word: u64, now: Instant) -> f64 {
+    libm::exp(word as f64 / ONE - tau(now))
+}
+
+/// The load of an endpoint, comparable with others: its word and its work in flight.
+#[inline]
+pub(crate) fn score(load: &Load) -> u64 {
+    let in_flight = load.turns.load(Relaxed).saturating_add(load.sessions.load(Relaxed)) as usize;
+    let factor = match LN.get(in_flight) {
+        Some(&ln) => ln,
+        None => (libm::log(in_flight as f64 + 1.0) * ONE) as u64,
+    };
+    load.score.load(Relaxed).saturating_add(factor)
+}
+
+/// Sets what is assumed of an endpoint of which nothing is known.
+pub(crate) fn assume(load: &Load, latency: Duration, now: Instant) {
+    load.score.store(word(latency.as_micros() as f64, now), Relaxed);
+}
+
+/// A turn was answered after `latency`.
+pub(crate) fn observe(load: &Load, latency: Duration, last: Instant, now: Instant) {
+    let sample = latency.as_micros().max(1) as f64;
+    let old = load.score.load(Relaxed);
+    let decayed = micros(old, now);
+    let keep = libm::exp(-(now.since(last).as_nanos() as f64) / (TAU_SECONDS * 1e9));
+    // Peak-sensitive: up at once, down slowly.
+    let v = sample.max(decayed * keep + sample * (1.0 - keep));
+    // Who loses the race wrote something as true.
+    let _raced = load.score.compare_exchange(old, word(v, now), Relaxed, Relaxed);
+}
+
+/// A turn failed after `took`.
+pub(crate) fn penalise(load: &Load, took: Duration, leave_alone: Option<Duration>, last: Instant, now: Instant) {
+    let penalty = leave_alone.unwrap_or(FAILURE).min(MAX_RETRY_AFTER);
+    observe(load, took.max(penalty), last, now);
+}
+
+/// A turn was given up by its client after `took`: it would have taken at least that long.
+pub(crate) fn cancel(load: &Load, took: Duration, last: Instant, now: Instant) {
+    if took.as_micros() as f64 > micros(load.score.load(Relaxed), now) {
+        observe(load, took, last, now);
+    }
+}
+
+/// An endpoint with work in flight that has not answered since `silent_since`.
+pub(crate) fn suspect_hung(load: &Load, silent_since: Instant, now: Instant) {
+    let old = load.score.load(Relaxed);
+    let silent = now.since(silent_since).as_micros() as f64;
+    if silent > micros(old, now) {
+        let _raced = load.score.compare_exchange(old, word(silent, now), Relaxed, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn the_table_is_the_logarithm() {
+        for p in [1usize, 2, 3, 7, 100, 255] {
+            let error = LN[p] as f64 / ONE - libm::log(p as f64 + 1.0);
+            assert!(error.abs() < 1e-9, "{p}: {error}");
+        }
+    }
+
+    #[test]
+    fn up_at_once_and_down_with_time() {
+        let load = Load::default();
+        assume(&load, Duration::from_millis(10), at(0));
+        observe(&load, Duration::from_millis(2_000), at(0), at(100));
+        assert!((micros(load.score.load(Relaxed), at(100)) - 2_000_000.0).abs() < 1.0);
+        // 2 s against 167 ms: even after τ·ln(2000/167) = 24.8 s.
+        let other = Load::default();
+        assume(&other, Duration::from_millis(167), at(24_600));
+        assert!(score(&load) > score(&other));
+        assume(&other, Duration::from_millis(167), at(25_100));
+        assert!(score(&load) < score(&other));
+    }
+
+    #[test]
+    fn a_failure_repels_and_a_short_wait_says_nothing() {
+        let load = Load::default();
+        assume(&load, Duration::from_millis(10), at(0));
+        cancel(&load, Duration::from_millis(1), at(0), at(1));
+        assert!(micros(load.score.load(Relaxed), at(1)) < 10_001.0);
+        penalise(&load, Duration::from_millis(1), None, at(0), at(1));
+        assert!(micros(load.score.load(Relaxed), at(1)) > 4_999_000.0);
+    }
+}

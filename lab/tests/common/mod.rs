@@ -1,0 +1,176 @@
+//! What the end-to-end tests share: a proxy on loopback, backends that misbehave on request, raw
+//! conversations with both.
+//!
+//! Backends here are hand-written only for faults that a real server cannot be made to have; the
+//! real ones are in `real.rs`.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+use evenkeel_core::address::Address;
+use evenkeel_core::balancer::Policy;
+use evenkeel_proxy::config::{Config, Service};
+use evenkeel_proxy::{Running, start};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+/// Longer than anything here takes; a test that waits this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A proxy with one service.
+pub struct Proxy {
+    pub running: Running,
+    pub addr: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts one in front of `backends`, in turn (round-robin), on a port of its own.
+    pub fn start(backends: &[SocketAddr]) -> Self {
+        Self::with(backends, |_| {})
+    }
+
+    /// The same, with changes to the service's settings.
+    pub fn with(backends: &[SocketAddr], change: impl FnOnce(&mut Service)) -> Self {
+        let list: Vec<String> = backends.iter().map(ToString::to_string).collect();
+        Self::to(&list.join(","), change)
+    }
+
+    /// The same, for any target.
+    pub fn to(target: &str, change: impl FnOnce(&mut Service)) -> Self {
+        let listen: Address = "127.0.0.1:0".parse().expect("an address");
+        let mut service = Service::new("test", vec![listen], vec![target.parse().expect("a target")]);
+        service.balance.core.turn_policy = Policy::RoundRobin;
+        change(&mut service);
+        let mut config = Config::new();
+        config.workers = Some(1);
+        config.services.push(service);
+        let running = start(config).expect("the proxy starts");
+        let Address::Ip(addr) = running.listening["test"][0] else { panic!("a TCP listener") };
+        Self { running, addr }
+    }
+
+    /// A client connection.
+    pub fn connect(&self) -> TcpStream {
+        connect(self.addr)
+    }
+
+    /// Sends `request` on a connection of its own and returns everything that comes back.
+    pub fn ask(&self, request: &str) -> String {
+        let mut client = self.connect();
+        client.write_all(request.as_bytes()).expect("the request is taken");
+        read_all(&mut client)
+    }
+
+    /// A plain `GET` whose connection ends with it.
+    pub fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"))
+    }
+}
+
+pub fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).expect("the listener is there");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// Everything up to the end of the connection, however it ends.
+pub fn read_all(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => bytes.extend_from_slice(b"<reset>"),
+        Err(e) => panic!("{e} after {:?}", String::from_utf8_lossy(&bytes)),
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Reads one response with `Content-Length`: head and body.
+pub fn read_response(stream: &mut TcpStream) -> String {
+    let head = read_head(stream);
+    let length = field(&head, "content-length").map_or(0, |n| n.parse().expect("a number"));
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).expect("the whole body");
+    head + &String::from_utf8_lossy(&body)
+}
+
+/// Reads one head.
+pub fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte).expect("a head") {
+            0 => break,
+            _ => head.push(byte[0]),
+        }
+    }
+    String::from_utf8(head).expect("text")
+}
+
+/// The value of a field of a message.
+pub fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
+    let head = message.split("\r\n\r\n").next()?;
+    head.lines().skip(1).find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// The status of a response.
+pub fn status(response: &str) -> u16 {
+    response.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no status in {response:?}"))
+}
+
+/// A server on a port of its own; each connection runs `serve` on a thread.
+pub struct Backend {
+    pub addr: SocketAddr,
+    /// Connections accepted.
+    pub connections: Arc<AtomicUsize>,
+}
+
+impl Backend {
+    pub fn start(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("bound");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (count, serve) = (connections.clone(), Arc::new(serve));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (serve, number) = (serve.clone(), count.fetch_add(1, SeqCst));
+                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                std::thread::spawn(move || serve(stream, number));
+            }
+        });
+        Self { addr, connections }
+    }
+
+    /// Answers every request with 200 and `body`, keeping connections open.
+    pub fn answering(body: &'static str) -> Self {
+        Self::start(move |mut stream, _| while respond(&mut stream, 200, body) {})
+    }
+
+    /// An address at which nobody listens.
+    pub fn nobody() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(SeqCst)
+    }
+}
+
+/// Reads one request without a body and answers it; false when the connection is over.
+pub fn respond(stream: &mut TcpStream, status: u16, body: &str) -> bool {
+    if read_head(stream).is_empty() {
+        return false;
+    }
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all((head + body).as_bytes()).is_ok()
+}
+
+/// Makes closing the stream send RST.
+pub fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("an option");
+    drop(stream);
+}
