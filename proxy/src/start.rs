@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Facts from workers that wait for the control thread.
 const FACTS: usize = 1024;
@@ -170,6 +170,7 @@ fn spawn_pump(
         name: config.name.clone(),
         targets: config.targets.clone(),
         balance: config.balance.core.clone(),
+        check: config.check.clone(),
         proxy_id,
         seed: seed ^ hash(config.name.as_bytes()),
     };
@@ -189,6 +190,10 @@ fn spawn_pump(
         }
         Event::Retire(endpoint) => info!(service = %name, endpoint = %endpoint.address, "endpoint left"),
         Event::Fact(fact) => info!(service = %name, ?fact, "balancer"),
+        Event::Source { target, error: Some(error) } => {
+            warn!(service = %name, %target, %error, "discovery failed; the last good endpoints stay");
+        }
+        Event::Source { target, error: None } => info!(service = %name, %target, "discovery is well again"),
     })
 }
 

@@ -389,6 +389,11 @@ impl Balancer {
         self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, reason }));
     }
 
+    /// A known endpoint.
+    pub fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
+        self.members.get(&id).map(|m| m.endpoint.clone())
+    }
+
     /// The next thing to do, if any.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

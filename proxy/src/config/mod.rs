@@ -2,6 +2,7 @@
 
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer;
+use evenkeel_upstream::check;
 use evenkeel_upstream::target::Target;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub struct Service {
     /// Which endpoint.
     pub balance: Balance,
     /// Active and passive health (passive: in `balance.core.outlier`).
-    pub check: Option<Check>,
+    pub check: Option<check::Config>,
     /// Trying again.
     pub retry: Retry,
     /// How long things may take.
@@ -110,37 +111,6 @@ pub enum Affinity {
     Header(String),
     /// A request cookie (HTTP); the source address if it is absent.
     Cookie(String),
-}
-
-/// An active health check.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Check {
-    /// What is done.
-    pub kind: CheckKind,
-    /// How often, ± 10 %.
-    pub every: Duration,
-    /// How long one may take.
-    pub timeout: Duration,
-    /// Failures in a row that make an endpoint unhealthy.
-    pub unhealthy: u32,
-    /// Successes in a row that make it healthy again.
-    pub healthy: u32,
-}
-
-/// What a check does.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CheckKind {
-    /// Connects.
-    Tcp,
-    /// `GET path`; a status in the range passes.
-    Http {
-        /// Origin-form target.
-        path: String,
-        /// `Host`; `None`: the address.
-        host: Option<String>,
-        /// Passing statuses, inclusive.
-        status: (u16, u16),
-    },
 }
 
 /// Trying again, elsewhere.
@@ -269,7 +239,7 @@ impl Service {
                 request: Some(Duration::from_secs(15)),
                 idle: Duration::from_secs(3600),
                 header: Duration::from_secs(10),
-                detect: Duration::from_millis(10),
+                detect: Duration::from_millis(5),
             },
             limits: Limits {
                 sessions: 10_000,

@@ -1,0 +1,150 @@
+//! Active health checks: each endpoint on a schedule of its own, TCP or HTTP.
+
+use evenkeel_core::address::Address;
+use evenkeel_core::endpoint::{Endpoint, EndpointId};
+use evenkeel_core::rng::Rng;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Bytes of a response that are read for its status line.
+const STATUS_LINE: usize = 256;
+
+/// An active health check.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// What is done.
+    pub kind: Kind,
+    /// How often, ± 10 %.
+    pub every: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// Failures in a row that make an endpoint unhealthy.
+    pub unhealthy: u32,
+    /// Successes in a row that make it healthy again.
+    pub healthy: u32,
+}
+
+/// What a check does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Connects.
+    Tcp,
+    /// `GET path`; a status in the range passes.
+    Http {
+        /// Origin-form target.
+        path: String,
+        /// `Host`; `None`: the address.
+        host: Option<String>,
+        /// Passing statuses, inclusive.
+        status: (u16, u16),
+    },
+}
+
+/// A changed (or first) verdict.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) endpoint: EndpointId,
+    pub(crate) healthy: bool,
+    pub(crate) detail: Box<str>,
+}
+
+/// The checks of one endpoint; dropping it stops them.
+#[derive(Debug)]
+pub(crate) struct Checker(JoinHandle<()>);
+
+impl Checker {
+    /// Starts to check; needs a tokio runtime.
+    pub(crate) fn start(config: Config, endpoint: Arc<Endpoint>, seed: u64, send: mpsc::Sender<Verdict>) -> Self {
+        Self(tokio::spawn(run(config, endpoint, seed, send)))
+    }
+}
+
+impl Drop for Checker {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn run(config: Config, endpoint: Arc<Endpoint>, seed: u64, send: mpsc::Sender<Verdict>) {
+    let mut rng = Rng::seeded(seed ^ endpoint.id.0);
+    let mut verdict: Option<bool> = None;
+    let mut streak = (true, 0);
+    loop {
+        let result = match tokio::time::timeout(config.timeout, check(&config.kind, &endpoint.address)).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("no answer within {:?}", config.timeout)),
+        };
+        let passed = result.is_ok();
+        streak = if streak.0 == passed { (passed, streak.1 + 1) } else { (passed, 1) };
+        let needed = match (verdict, passed) {
+            // The first impression counts at once.
+            (None, _) => 1,
+            (Some(_), true) => config.healthy,
+            (Some(_), false) => config.unhealthy,
+        };
+        if verdict != Some(passed) && streak.1 >= needed {
+            verdict = Some(passed);
+            let detail = result.err().unwrap_or_else(|| "passed".into()).into();
+            if send.send(Verdict { endpoint: endpoint.id, healthy: passed, detail }).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(config.every.mul_f64(0.9 + 0.2 * rng.unit())).await;
+    }
+}
+
+async fn check(kind: &Kind, address: &Address) -> Result<(), String> {
+    match address {
+        Address::Ip(addr) => {
+            let stream = TcpStream::connect(addr).await.map_err(|e| format!("cannot connect: {e}"))?;
+            // A check leaves nothing behind, not even a connection in TIME_WAIT.
+            let _unsupported = stream.set_zero_linger();
+            exchange(kind, address, stream).await
+        }
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(&**path).await.map_err(|e| format!("cannot connect: {e}"))?;
+            exchange(kind, address, stream).await
+        }
+    }
+}
+
+async fn exchange(
+    kind: &Kind,
+    address: &Address,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(), String> {
+    let Kind::Http { path, host, status } = kind else { return Ok(()) };
+    let host = match (host, address) {
+        (Some(host), _) => host.clone(),
+        (None, Address::Ip(addr)) => addr.to_string(),
+        (None, Address::Unix(_)) => "localhost".into(),
+    };
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: evenkeel-check\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|e| format!("cannot send: {e}"))?;
+    let (mut head, mut length) = ([0; STATUS_LINE], 0);
+    while length < head.len() && !head[..length].contains(&b'\n') {
+        match stream.read(&mut head[length..]).await.map_err(|e| format!("cannot read: {e}"))? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    let line = head[..length].split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
+    let code = match line {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1', b' ', a, b, c, rest @ ..]
+            if rest.first().is_none_or(|&b| b == b' ') =>
+        {
+            std::str::from_utf8(&[*a, *b, *c]).ok().and_then(|code| code.parse::<u16>().ok())
+        }
+        _ => None,
+    };
+    match code {
+        Some(code) if (status.0..=status.1).contains(&code) => Ok(()),
+        Some(code) => Err(format!("status {code}, expected {} to {}", status.0, status.1)),
+        None => Err("the answer was not HTTP/1".into()),
+    }
+}
