@@ -1,16 +1,83 @@
-//! evenkeel: balances the work inside long-lived connections.
+//! `evenkeel`: balances the work inside connections that stay open.
 
-use evenkeel_proxy::config::{Config, Service};
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let mut config = Config::new();
-    let mut s = Service::new("default", vec![args[1].parse().unwrap()], vec![args[2].parse().unwrap()]);
-    config.workers = Some(args.get(3).map_or(1, |n| n.parse().unwrap()));
-    s.timeouts.detect = std::time::Duration::from_millis(5);
-    config.services.push(s);
-    let r = evenkeel_proxy::start(config).unwrap();
-    println!("{:?}", r.listening);
-    loop {
-        std::thread::park();
+mod check;
+mod logging;
+mod proxy;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Exit code of a run that failed.
+const FAILED: u8 = 1;
+/// Exit code of wrong usage (clap's own).
+const USAGE: u8 = 2;
+/// Exit code of a configuration that is wrong.
+const BAD_CONFIG: u8 = 3;
+
+/// Balances the work inside connections that stay open: per request, not per connection, and new
+/// endpoints get their share while clients stay connected.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  evenkeel proxy --listen 127.0.0.1:8080 --to 10.0.0.1:80,10.0.0.2:80
+      balance what connects to port 8080 over two endpoints
+  evenkeel proxy --listen 127.0.0.1:8080 --to dns://catalog.shop.svc:8080
+      the same for a headless Service
+  evenkeel check evenkeel.yaml
+      say everything that is wrong with a configuration";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve: listeners on one side, endpoints on the other
+    Proxy(proxy::Arguments),
+    /// Read a configuration and say everything that is wrong with it
+    Check(check::Arguments),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  evenkeel completions bash > /etc/bash_completion.d/evenkeel")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Proxy(arguments) => proxy::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "evenkeel", &mut script);
+            print(&script)
+        }
+    }
+}
+
+/// Writes to standard output; a closed pipe is the reader's choice, not our failure.
+fn print(bytes: &[u8]) -> ExitCode {
+    use std::io::Write;
+    match std::io::stdout().write_all(bytes) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&format!("cannot write: {error}"), FAILED),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn fail(message: &str, code: u8) -> ExitCode {
+    eprintln!("evenkeel: {message}");
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
     }
 }

@@ -1,5 +1,13 @@
 //! Configuration, checked: every value in range, every default filled in.
 
+mod parse;
+mod read;
+mod reference;
+
+pub use self::parse::{DEFAULT_ADMIN, POLICIES, load, parse, policy};
+pub use self::read::{Problem, Problems};
+pub use self::reference::reference;
+
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer;
 use evenkeel_upstream::check;

@@ -1,0 +1,194 @@
+//! `evenkeel proxy`: serve until told to stop.
+
+use crate::logging::{self, Format, Level};
+use crate::{BAD_CONFIG, FAILED, USAGE, check, fail};
+use evenkeel_proxy::config::{self, AccessLog, Config, Protocol, Service};
+use evenkeel_proxy::{Running, start};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  evenkeel proxy --listen 127.0.0.1:8080 --to 10.0.0.1:80,10.0.0.2:80
+  evenkeel proxy --listen 127.0.0.1:8080 --to dns://catalog.shop.svc:8080 --policy least-request
+  evenkeel proxy --listen 127.0.0.1:6379 --to 10.0.0.1:6379,10.0.0.2:6379 --protocol tcp
+  evenkeel proxy -c evenkeel.yaml --access-log json
+
+SIGTERM: listeners close, requests finish, clients are told to go; a second one cuts.")]
+pub(crate) struct Arguments {
+    /// A configuration file with any number of services
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "to", "protocol", "policy"])]
+    config: Option<PathBuf>,
+    /// Where clients connect: IP:PORT, or unix:///path (repeat with --to for several services)
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "config")]
+    listen: Vec<String>,
+    /// Where the endpoints come from: a list of addresses, file://, dns:// or srv://
+    #[arg(long, value_name = "TARGET", required_unless_present = "config")]
+    to: Vec<String>,
+    /// What clients speak: auto, http or tcp
+    #[arg(long)]
+    protocol: Option<String>,
+    /// Who gets the next request: peak-ewma, least-request, round-robin, weighted, least-session,
+    /// ring-hash, maglev, random [default: peak-ewma for requests, least-session for sessions]
+    #[arg(long)]
+    policy: Option<String>,
+    /// Where the admin API listens, or off [default: 127.0.0.1:15090]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// Threads that move bytes: auto, or a number
+    #[arg(long)]
+    workers: Option<String>,
+    /// What this evenkeel calls itself
+    #[arg(long)]
+    name: Option<String>,
+    /// One line a request on standard output
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    access_log: Option<Format>,
+    /// How logs look
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    /// How much is logged
+    #[arg(long, value_enum, default_value_t = Level::Info)]
+    log_level: Level,
+}
+
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    if let Err(error) = logging::start(arguments.log_format, arguments.log_level) {
+        return fail(&format!("cannot start logging: {error}"), FAILED);
+    }
+    let config = match &arguments.config {
+        Some(file) => match config::load(file) {
+            Ok(config) => config,
+            Err(problems) => {
+                check::explain(&problems);
+                return ExitCode::from(BAD_CONFIG);
+            }
+        },
+        None => match from_flags(&arguments) {
+            Ok(config) => config,
+            Err(error) => return fail(&error, USAGE),
+        },
+    };
+    let config = match overridden(config, &arguments) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, USAGE),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}"), FAILED),
+    };
+    runtime.block_on(serve(config))
+}
+
+fn from_flags(arguments: &Arguments) -> Result<Config, String> {
+    if arguments.listen.len() != arguments.to.len() {
+        let (listen, to) = (arguments.listen.len(), arguments.to.len());
+        return Err(format!("{listen} --listen but {to} --to: they come in pairs"));
+    }
+    let mut config = Config { admin: config::DEFAULT_ADMIN.parse().ok(), ..Config::new() };
+    for (i, (listen, to)) in arguments.listen.iter().zip(&arguments.to).enumerate() {
+        let listen = listen.parse().map_err(|error| format!("--listen {listen}: {error}"))?;
+        let target = to.parse().map_err(|error| format!("--to {to}: {error}"))?;
+        let name = if i == 0 { "default".into() } else { format!("default-{}", i + 1) };
+        let mut service = Service::new(name, vec![listen], vec![target]);
+        if let Some(protocol) = &arguments.protocol {
+            service.protocol = match protocol.as_str() {
+                "auto" => Protocol::Auto,
+                "http" | "http1" => Protocol::Http1,
+                "tcp" => Protocol::Tcp,
+                other => return Err(format!("--protocol {other}: expected auto, http or tcp")),
+            };
+        }
+        if let Some(name) = &arguments.policy {
+            let names = || config::POLICIES.map(|(name, _)| name).join(", ");
+            let policy = config::policy(name).ok_or_else(|| format!("--policy {name}: expected one of {}", names()))?;
+            (service.balance.core.turn_policy, service.balance.core.session_policy) = (policy, policy);
+        }
+        config.services.push(service);
+    }
+    Ok(config)
+}
+
+/// Flags that also go with a file.
+fn overridden(mut config: Config, arguments: &Arguments) -> Result<Config, String> {
+    if let Some(admin) = &arguments.admin {
+        config.admin = match admin.as_str() {
+            "off" => None,
+            address => Some(address.parse().map_err(|_| format!("--admin {address}: expected IP:PORT, or off"))?),
+        };
+    }
+    if let Some(workers) = &arguments.workers {
+        config.workers = match workers.as_str() {
+            "auto" => None,
+            number => match number.parse() {
+                Ok(n @ 1..=256) => Some(n),
+                _ => return Err(format!("--workers {number}: expected auto, or a number from 1 to 256")),
+            },
+        };
+    }
+    if let Some(name) = &arguments.name {
+        config.name.clone_from(name);
+    }
+    if let Some(format) = arguments.access_log {
+        config.access_log = Some(if format == Format::Json { AccessLog::Json } else { AccessLog::Text });
+    }
+    Ok(config)
+}
+
+async fn serve(config: Config) -> ExitCode {
+    let signals = || {
+        Ok::<_, std::io::Error>((
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        ))
+    };
+    let (mut terminate, mut interrupt, mut hangup) = match signals() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen to signals: {error}"), FAILED),
+    };
+    let running = match start(config) {
+        Ok(running) => running,
+        Err(error) => return fail(&error.to_string(), FAILED),
+    };
+    for (service, addresses) in &running.listening {
+        for address in addresses {
+            info!(%service, %address, "listening");
+        }
+    }
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => warn!("SIGHUP: reloading is not supported in this version; nothing changed"),
+        }
+    }
+    drain(running, terminate, interrupt).await
+}
+
+/// Finishes what there is, within the grace; a second signal cuts.
+async fn drain(mut running: Running, mut terminate: Signal, mut interrupt: Signal) -> ExitCode {
+    let grace = running.grace();
+    info!(?grace, "draining: finishing what there is; a second signal cuts");
+    running.drain();
+    let deadline = tokio::time::Instant::now() + grace;
+    let step = Duration::from_millis(20);
+    loop {
+        if running.wait(Duration::ZERO) {
+            info!("drained");
+            break;
+        }
+        tokio::select! {
+            _ = terminate.recv() => break warn!("second signal: cutting what is left"),
+            _ = interrupt.recv() => break warn!("second signal: cutting what is left"),
+            () = tokio::time::sleep_until(deadline) => break warn!("the grace is over: cutting what is left"),
+            () = tokio::time::sleep(step) => {}
+        }
+    }
+    running.cut();
+    ExitCode::SUCCESS
+}

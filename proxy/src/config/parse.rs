@@ -1,0 +1,551 @@
+//! From YAML to a checked configuration: every value in range, every key known, every problem found.
+
+use super::read::{Found, Problem, Problems, Section, duration, fraction, suggest};
+use super::{AccessLog, Affinity, Config, Forwarding, Protocol, Service};
+use evenkeel_core::address::Address;
+use evenkeel_core::balancer::Policy;
+use evenkeel_upstream::check::{self, Kind};
+use evenkeel_upstream::target::Target;
+use evenkeel_upstream::yaml::{self, Node};
+use std::path::Path;
+use std::time::Duration;
+
+/// Every policy by name.
+pub const POLICIES: [(&str, Policy); 8] = [
+    ("random", Policy::Random),
+    ("round-robin", Policy::RoundRobin),
+    ("weighted", Policy::Weighted),
+    ("least-request", Policy::LeastRequest),
+    ("peak-ewma", Policy::PeakEwma),
+    ("least-session", Policy::LeastSession),
+    ("ring-hash", Policy::RingHash),
+    ("maglev", Policy::Maglev),
+];
+
+/// Where the admin API listens unless told otherwise.
+pub const DEFAULT_ADMIN: &str = "127.0.0.1:15090";
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// Everything that is wrong with it; or that it cannot be read.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let file = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&file, &text),
+        Err(error) => {
+            let message = format!("cannot be read: {error}");
+            Err(Problems { file, problems: vec![Problem { line: 1, column: 1, path: String::new(), message }] })
+        }
+    }
+}
+
+/// Reads a configuration; `file` is what errors call it.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(file: &str, text: &str) -> Result<Config, Problems> {
+    let found = Found::default();
+    let fail = |problems| Problems { file: file.into(), problems };
+    let documents = yaml::parse(text).map_err(|bad| {
+        fail(vec![Problem { line: bad.line, column: bad.column, path: String::new(), message: bad.message }])
+    })?;
+    let nothing = Problem { line: 1, column: 1, path: String::new(), message: "no services: nothing to do".into() };
+    let root = match documents.as_slice() {
+        [root] if !root.is_null() => root,
+        [] | [_] => return Err(fail(vec![nothing])),
+        [_, second, ..] => {
+            found.add(second, "", "a second document: put everything into one");
+            return Err(fail(found.into_problems()));
+        }
+    };
+    let config = config(root, &found);
+    let problems = found.into_problems();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ if problems.is_empty() => Err(fail(vec![nothing])),
+        _ => Err(fail(problems)),
+    }
+}
+
+fn config(root: &Node, found: &Found) -> Option<Config> {
+    let mut top = Section::open(root, "", found)?;
+    let mut config = Config { admin: DEFAULT_ADMIN.parse().ok(), ..Config::new() };
+    top.set("name", &mut config.name, "a name of letters, digits, - and _", |text| {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        (!text.is_empty() && text.bytes().all(token)).then(|| text.into())
+    });
+    top.set("admin", &mut config.admin, "an address such as 127.0.0.1:15090, or off", |text| match text {
+        "off" => Some(None),
+        _ => text.parse().ok().map(Some),
+    });
+    top.set("workers", &mut config.workers, "auto, or a number from 1 to 256", |text| match text {
+        "auto" => Some(None),
+        _ => text.parse().ok().filter(|n| (1..=256).contains(n)).map(Some),
+    });
+    top.set("access_log", &mut config.access_log, "off, text or json", |text| match text {
+        "off" => Some(None),
+        "text" => Some(Some(AccessLog::Text)),
+        "json" => Some(Some(AccessLog::Json)),
+        _ => None,
+    });
+    top.section("drain", |drain| drain.duration("grace", &mut config.drain.grace));
+    match top.take("services") {
+        None => top.problem(root, "services", "missing: a list with at least one service"),
+        Some(node) => match node.list() {
+            None => top.problem(node, "services", format!("expected a list, found {}", node.kind())),
+            Some([]) => top.problem(node, "services", "empty: there is nothing to do"),
+            Some(services) => {
+                for (i, node) in services.iter().enumerate() {
+                    config.services.extend(service(node, i, found));
+                }
+                cross_check(services, &config, found);
+            }
+        },
+    }
+    top.finish();
+    Some(config)
+}
+
+/// What no service can see alone.
+fn cross_check(nodes: &[Node], config: &Config, found: &Found) {
+    for (i, service) in config.services.iter().enumerate() {
+        let before = &config.services[..i];
+        let place = |key: &str| nodes.get(i).map(|n| n.get(key).unwrap_or(n));
+        if before.iter().any(|s| s.name == service.name)
+            && let Some(node) = place("name")
+        {
+            found.add(node, &format!("services[{i}].name"), format!("there is another service {:?}", service.name));
+        }
+        for address in &service.listen {
+            let fixed = !matches!(address, Address::Ip(addr) if addr.port() == 0);
+            if fixed
+                && let Some(other) = before.iter().find(|s| s.listen.contains(address))
+                && let Some(node) = place("listen")
+            {
+                let message = format!("service {:?} listens on {address} already", other.name);
+                found.add(node, &format!("services[{i}].listen"), message);
+            }
+        }
+    }
+}
+
+fn service(node: &Node, index: usize, found: &Found) -> Option<Service> {
+    let mut section = Section::open(node, format!("services[{index}]"), found)?;
+    let mut service = Service::new("", Vec::new(), Vec::new());
+    match section.take("name") {
+        None => section.problem(node, "name", "missing: every service has a name"),
+        Some(_) => section.set("name", &mut service.name, "a name", |t| (!t.trim().is_empty()).then(|| t.into())),
+    }
+    service.listen = one_or_more(&mut section, "listen", |text| {
+        text.parse::<Address>().map_err(|error| match text.parse::<u16>() {
+            Ok(port) => format!("expected an address: write 127.0.0.1:{port}, or 0.0.0.0:{port} for everybody"),
+            Err(_) => error.to_string(),
+        })
+    });
+    service.targets = one_or_more(&mut section, "target", |text| text.parse::<Target>().map_err(|e| e.to_string()));
+    if let Some(protocol) = protocol(&mut section) {
+        service.protocol = protocol;
+    }
+    upstream(&mut section, &mut service);
+    balance(&mut section, &mut service);
+    section.section("health", |health| self::health(health, &mut service));
+    retry(&mut section, &mut service);
+    section.section("timeouts", |timeouts| {
+        let limits = &mut service.timeouts;
+        timeouts.set("request", &mut limits.request, "a duration such as 15s, or off", optional_duration);
+        timeouts.duration("idle", &mut limits.idle);
+        timeouts.duration("header", &mut limits.header);
+        timeouts.duration("detect", &mut limits.detect);
+    });
+    section.section("limits", |limits| {
+        let l = &mut service.limits;
+        limits.count("sessions", &mut l.sessions, 1);
+        limits.size("header_bytes", &mut l.header_bytes, 1024..=16 << 20);
+        limits.set("header_fields", &mut l.header_fields, "a number from 1 to 256", |text| {
+            text.parse().ok().filter(|n| (1..=256).contains(n))
+        });
+        limits.size("uri_bytes", &mut l.uri_bytes, 64..=1 << 20);
+        limits.count("queue", &mut l.queue, 0);
+        limits.duration("queue_timeout", &mut l.queue_timeout);
+        limits.size("buffer", &mut l.buffer, 4096..=64 << 20);
+        limits.later("streams");
+    });
+    section.section("http", |http| {
+        http.boolean("via", &mut service.http.via);
+        http.set("x_forwarded", &mut service.http.x_forwarded, "keep, append, replace or remove", forwarding);
+        http.set("forwarded", &mut service.http.forwarded, "keep, append, replace or remove", forwarding);
+        http.boolean("reason", &mut service.http.reason);
+    });
+    for key in ["tls", "rebalance", "postgres"] {
+        section.later(key);
+    }
+    section.finish();
+    Some(service)
+}
+
+/// A value, or a list of them; at least one.
+fn one_or_more<T>(section: &mut Section<'_>, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+    let Some(node) = section.take(key) else {
+        let place = section.node;
+        section.problem(place, key, "missing");
+        return Vec::new();
+    };
+    let items = node.list().unwrap_or(std::slice::from_ref(node));
+    if items.is_empty() {
+        section.problem(node, key, "empty");
+    }
+    let mut values = Vec::new();
+    for item in items {
+        match item.text().map(&parse) {
+            Some(Ok(value)) => values.push(value),
+            Some(Err(error)) => section.problem(item, key, error),
+            None => section.problem(item, key, format!("expected a word, found {}", item.kind())),
+        }
+    }
+    values
+}
+
+fn protocol(section: &mut Section<'_>) -> Option<Protocol> {
+    let node = section.take("protocol")?;
+    match node.text() {
+        Some("auto") => Some(Protocol::Auto),
+        Some("http" | "http1") => Some(Protocol::Http1),
+        Some("tcp") => Some(Protocol::Tcp),
+        Some(later @ ("http2" | "grpc" | "websocket" | "postgres" | "amqp" | "rsocket")) => {
+            section.problem(
+                node,
+                "protocol",
+                format!("{later} is not supported in this version: auto and tcp pass it on"),
+            );
+            None
+        }
+        other => {
+            let hint = suggest(other.unwrap_or_default(), ["auto", "http", "http1", "tcp"].into_iter());
+            section.problem(node, "protocol", format!("unknown protocol{hint}"));
+            None
+        }
+    }
+}
+
+fn upstream(section: &mut Section<'_>, service: &mut Service) {
+    section.section("upstream", |upstream| {
+        let u = &mut service.upstream;
+        upstream.duration("connect_timeout", &mut u.connect_timeout);
+        upstream.count("max_idle", &mut u.max_idle, 0);
+        upstream.duration("idle_timeout", &mut u.idle_timeout);
+        upstream.count("max_connections", &mut u.max_connections, 1);
+        upstream.later("protocol");
+        upstream.later("tls");
+    });
+}
+
+fn balance(section: &mut Section<'_>, service: &mut Service) {
+    section.section("balance", |balance| {
+        let core = &mut service.balance.core;
+        if let Some(node) = balance.take("policy") {
+            match node.text().and_then(policy) {
+                Some(policy) => (core.turn_policy, core.session_policy) = (policy, policy),
+                None => {
+                    let hint = suggest(node.text().unwrap_or_default(), POLICIES.iter().map(|&(name, _)| name));
+                    balance.problem(node, "policy", format!("unknown policy{hint}"));
+                }
+            }
+        }
+        balance.set("slow_start", &mut core.slow_start, "a duration such as 10s, or off", |text| {
+            optional_duration(text).map(|d| d.unwrap_or_default())
+        });
+        balance.set("panic", &mut core.panic_threshold, "a fraction such as 50%", fraction);
+        if let Some(node) = balance.take("affinity") {
+            match affinity(node) {
+                Some(affinity) => service.balance.affinity = affinity,
+                None => balance.problem(node, "affinity", "expected source, {header: NAME} or {cookie: NAME}"),
+            }
+        }
+        balance.later("zone");
+    });
+}
+
+fn affinity(node: &Node) -> Option<Affinity> {
+    let token = |node: &Node| {
+        let text = node.text()?;
+        let valid = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        (!text.is_empty() && text.bytes().all(valid)).then(|| text.to_owned())
+    };
+    match (node.text(), node.get("header"), node.get("cookie")) {
+        (Some("source"), ..) => Some(Affinity::Source),
+        (None, Some(name), None) => token(name).map(Affinity::Header),
+        (None, None, Some(name)) => token(name).map(Affinity::Cookie),
+        _ => None,
+    }
+}
+
+fn health(section: &mut Section<'_>, service: &mut Service) {
+    section.section("outlier", |outlier| {
+        let o = &mut service.balance.core.outlier;
+        outlier.set("consecutive", &mut o.consecutive, "a number from 1 up, or off", |text| match text {
+            "off" => Some(None),
+            _ => text.parse().ok().filter(|&n| n > 0).map(Some),
+        });
+        outlier.set("deviation", &mut o.deviation, "a number from 1 to 100, or off", |text| match text {
+            "off" => Some(None),
+            _ => text.parse().ok().filter(|k| (1.0..=100.0).contains(k)).map(Some),
+        });
+        outlier.duration("ejection", &mut o.ejection);
+        outlier.duration("max_ejection", &mut o.max_ejection);
+        outlier.set("max_ejected", &mut o.max_ejected, "a fraction such as 10%", fraction);
+    });
+    let mut config = check::Config {
+        kind: Kind::Tcp,
+        every: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+        unhealthy: 3,
+        healthy: 2,
+    };
+    let mut kinds = 0;
+    section.section("check", |check| {
+        if check.take("tcp").is_some() {
+            kinds += 1;
+        }
+        check.later("grpc");
+        if check.node.get("http").is_some() {
+            kinds += 1;
+            let (mut path, mut host, mut status) = (String::from("/"), None, (200, 399));
+            check.section("http", |http| {
+                http.set("path", &mut path, "a path that begins with /", |text| {
+                    (text.starts_with('/') && text.bytes().all(|b| (0x21..=0x7E).contains(&b))).then(|| text.into())
+                });
+                http.set("host", &mut host, "a host name", |text| {
+                    text.bytes().all(|b| (0x21..=0x7E).contains(&b)).then(|| Some(text.into()))
+                });
+                http.set("status", &mut status, "a status such as 200, or a range such as 200-399", status_range);
+            });
+            config.kind = Kind::Http { path, host, status };
+        } else {
+            check.take("http");
+        }
+        check.duration("every", &mut config.every);
+        check.duration("timeout", &mut config.timeout);
+        let streak = |text: &str| text.parse().ok().filter(|&n: &u32| n > 0);
+        check.set("unhealthy", &mut config.unhealthy, "a number from 1 up", streak);
+        check.set("healthy", &mut config.healthy, "a number from 1 up", streak);
+        if kinds != 1 {
+            let place = check.node;
+            check.problem(place, "", "expected exactly one of tcp: {} and http: {path: /}");
+        }
+    });
+    if kinds == 1 {
+        service.check = Some(config);
+    }
+}
+
+fn status_range(text: &str) -> Option<(u16, u16)> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let (low, high) = (low.parse().ok()?, high.parse().ok()?);
+    ((100..=599).contains(&low) && (low..=599).contains(&high)).then_some((low, high))
+}
+
+fn retry(section: &mut Section<'_>, service: &mut Service) {
+    section.section("retry", |retry| {
+        let r = &mut service.retry;
+        retry.set("attempts", &mut r.attempts, "a number from 1 to 5", |text| {
+            text.parse().ok().filter(|n| (1..=5).contains(n))
+        });
+        retry.set("budget", &mut r.budget, "a fraction such as 20%", fraction);
+        retry.set("reserve", &mut r.reserve, "retries per second, 0 to 1000", |text| {
+            text.parse().ok().filter(|n| (0.0..=1000.0).contains(n))
+        });
+        retry.size("buffer", &mut r.buffer, 0..=16 << 20);
+        let Some(node) = retry.take("on") else { return };
+        (r.on_connect, r.on_reset, r.on_unavailable) = (false, false, false);
+        let Some(items) = node.list() else {
+            return retry.problem(node, "on", format!("expected a list, found {}", node.kind()));
+        };
+        for item in items {
+            match item.text() {
+                Some("connect") => r.on_connect = true,
+                Some("reset") => r.on_reset = true,
+                Some("unavailable") => r.on_unavailable = true,
+                Some("refused-stream") => retry.problem(item, "on", "refused-stream is not supported in this version"),
+                other => {
+                    let known = ["connect", "reset", "unavailable"].into_iter();
+                    retry.problem(
+                        item,
+                        "on",
+                        format!("unknown condition{}", suggest(other.unwrap_or_default(), known)),
+                    );
+                }
+            }
+        }
+    });
+}
+
+fn optional_duration(text: &str) -> Option<Option<Duration>> {
+    match text {
+        "off" => Some(None),
+        _ => duration(text).filter(|d| !d.is_zero()).map(Some),
+    }
+}
+
+fn forwarding(text: &str) -> Option<Forwarding> {
+    Some(match text {
+        "keep" => Forwarding::Keep,
+        "append" => Forwarding::Append,
+        "replace" => Forwarding::Replace,
+        "remove" => Forwarding::Remove,
+        _ => return None,
+    })
+}
+
+/// A policy by name.
+pub fn policy(name: &str) -> Option<Policy> {
+    POLICIES.iter().find(|&&(known, _)| known == name).map(|&(_, policy)| policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE: &str = "services:\n- name: a\n  listen: 127.0.0.1:80\n  target: 10.0.0.1:80\n";
+
+    /// The service above with something under it.
+    fn with(more: &str) -> Result<Service, String> {
+        let text = format!("{SERVICE}{more}");
+        parse("e.yaml", &text).map(|c| c.services[0].clone()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_small_file_has_every_default() {
+        let config = parse("e.yaml", SERVICE).unwrap();
+        let expected = Service::new("a", vec!["127.0.0.1:80".parse().unwrap()], vec!["10.0.0.1:80".parse().unwrap()]);
+        assert_eq!(config.services, [expected]);
+        assert_eq!(config.admin, DEFAULT_ADMIN.parse().ok());
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let service = with(
+            "  protocol: http\n  upstream: {connect_timeout: 2s, max_idle: 5, idle_timeout: 1m, max_connections: 7}\n\
+             \x20 balance: {policy: maglev, slow_start: off, panic: 30%, affinity: {cookie: sid}}\n\
+             \x20 health:\n    check: {http: {path: /ok, host: h, status: 200-204}, every: 1s, timeout: 500ms, unhealthy: 2, healthy: 1}\n\
+             \x20   outlier: {consecutive: off, deviation: 6, ejection: 5s, max_ejection: 1m, max_ejected: 0.5}\n\
+             \x20 retry: {attempts: 3, budget: 10%, reserve: 5, on: [connect, reset, unavailable], buffer: 1KiB}\n\
+             \x20 timeouts: {request: off, idle: 1h, header: 1s, detect: 20ms}\n\
+             \x20 limits: {sessions: 5, header_bytes: 8KiB, header_fields: 10, uri_bytes: 100, queue: 0, queue_timeout: 1ms, buffer: 1MiB}\n\
+             \x20 http: {via: false, x_forwarded: remove, forwarded: replace, reason: false}\n",
+        )
+        .unwrap();
+        assert_eq!(service.protocol, Protocol::Http1);
+        assert_eq!(service.balance.core.turn_policy, Policy::Maglev);
+        assert_eq!(service.balance.affinity, Affinity::Cookie("sid".into()));
+        assert_eq!(service.balance.core.slow_start, Duration::ZERO);
+        assert_eq!(
+            service.check.unwrap().kind,
+            Kind::Http { path: "/ok".into(), host: Some("h".into()), status: (200, 204) }
+        );
+        assert_eq!((service.retry.attempts, service.retry.on_unavailable, service.retry.buffer), (3, true, 1024));
+        assert_eq!((service.timeouts.request, service.limits.sessions, service.http.via), (None, 5, false));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_place_and_remedy() {
+        for (more, error) in [
+            ("  tagret: x\n", "e.yaml:5:3: services[0].tagret: unknown key: did you mean \"target\"?"),
+            (
+                "  balance: {policy: peek-ewma}\n",
+                "e.yaml:5:21: services[0].balance.policy: unknown policy: did you mean \"peak-ewma\"?",
+            ),
+            (
+                "  timeouts: {idle: 5}\n",
+                "e.yaml:5:20: services[0].timeouts.idle: expected a duration such as 250ms or 30s, found \"5\"",
+            ),
+            (
+                "  timeouts: {idle: 0s}\n",
+                "e.yaml:5:20: services[0].timeouts.idle: expected a duration such as 250ms or 30s, found \"0s\"",
+            ),
+            (
+                "  timeouts: {idle: [1]}\n",
+                "e.yaml:5:20: services[0].timeouts.idle: expected a duration such as 250ms or 30s, found a list",
+            ),
+            ("  timeouts: 5s\n", "e.yaml:5:13: services[0].timeouts: expected a map, found a word"),
+            (
+                "  limits: {header_bytes: 64K}\n",
+                "e.yaml:5:26: services[0].limits.header_bytes: expected a size such as 64KiB, from 1024 to 16777216 bytes, found \"64K\"",
+            ),
+            (
+                "  limits: {sessions: 0}\n",
+                "e.yaml:5:22: services[0].limits.sessions: expected a whole number from 1 up, found \"0\"",
+            ),
+            (
+                "  retry: {budget: 200%}\n",
+                "e.yaml:5:19: services[0].retry.budget: expected a fraction such as 20%, found \"200%\"",
+            ),
+            (
+                "  retry: {on: [conect]}\n",
+                "e.yaml:5:16: services[0].retry.on: unknown condition: did you mean \"connect\"?",
+            ),
+            ("  retry: {on: connect}\n", "e.yaml:5:15: services[0].retry.on: expected a list, found a word"),
+            (
+                "  protocol: grpc\n",
+                "e.yaml:5:13: services[0].protocol: grpc is not supported in this version: auto and tcp pass it on",
+            ),
+            ("  protocol: htpp\n", "e.yaml:5:13: services[0].protocol: unknown protocol: did you mean \"http\"?"),
+            ("  tls: {cert: a}\n", "e.yaml:5:8: services[0].tls: not supported in this version"),
+            (
+                "  health: {check: {every: 5s}}\n",
+                "e.yaml:5:19: services[0].health.check.: expected exactly one of tcp: {} and http: {path: /}",
+            ),
+            (
+                "  health: {check: {http: {status: 700}}}\n",
+                "e.yaml:5:35: services[0].health.check.http.status: expected a status such as 200, or a range such as 200-399, found \"700\"",
+            ),
+            (
+                "  balance: {affinity: {heder: x}}\n",
+                "e.yaml:5:23: services[0].balance.affinity: expected source, {header: NAME} or {cookie: NAME}",
+            ),
+            ("  http: {via: maybe}\n", "e.yaml:5:15: services[0].http.via: expected true or false, found \"maybe\""),
+            (
+                "- name: a\n  listen: 127.0.0.1:81\n  target: 10.0.0.1:80\n",
+                "e.yaml:5:9: services[1].name: there is another service \"a\"",
+            ),
+            (
+                "- name: b\n  listen: 127.0.0.1:80\n  target: 10.0.0.1:80\n",
+                "e.yaml:6:11: services[1].listen: service \"a\" listens on 127.0.0.1:80 already",
+            ),
+            (
+                "- name: b\n  listen: 8080\n  target: 10.0.0.1:80\n",
+                "e.yaml:6:11: services[1].listen: expected an address: write 127.0.0.1:8080, or 0.0.0.0:8080 for everybody",
+            ),
+            (
+                "- name: b\n  listen: 127.0.0.1:81\n  target: k8://shop/a\n",
+                "e.yaml:7:11: services[1].target: unknown scheme \"k8\": did you mean \"k8s://\"?",
+            ),
+            (
+                "- listen: []\n  target: 10.0.0.1:80\n",
+                "e.yaml:5:3: services[1].name: missing: every service has a name\ne.yaml:5:11: services[1].listen: empty",
+            ),
+            ("  name: again\n", "e.yaml:5:3: key \"name\" stands here twice"),
+            ("admin: here\n", "e.yaml:5:8: admin: expected an address such as 127.0.0.1:15090, or off, found \"here\""),
+            ("workers: 0\n", "e.yaml:5:10: workers: expected auto, or a number from 1 to 256, found \"0\""),
+            ("drian: {grace: 1s}\n", "e.yaml:5:1: drian: unknown key: did you mean \"drain\"?"),
+        ] {
+            assert_eq!(with(more).unwrap_err(), error, "{more}");
+        }
+        for (text, error) in [
+            ("", "e.yaml:1:1: no services: nothing to do"),
+            ("workers: 1\n", "e.yaml:1:1: services: missing: a list with at least one service"),
+            ("services: []\n", "e.yaml:1:11: services: empty: there is nothing to do"),
+            ("[]\n", "e.yaml:1:1: expected a map, found a list"),
+            ("services: {a: b}\n", "e.yaml:1:11: services: expected a list, found a map"),
+            ("a: 1\n---\nb: 2\n", "e.yaml:3:1: a second document: put everything into one"),
+        ] {
+            assert_eq!(parse("e.yaml", text).unwrap_err().to_string(), error, "{text}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_found_at_once_in_order() {
+        let error = with("  retry: {budget: x}\n  timeouts: {idle: y}\nworkers: z\n").unwrap_err();
+        assert_eq!(error.lines().count(), 3, "{error}");
+    }
+}

@@ -1,0 +1,330 @@
+//! Every key, its default and why: the source of `docs/config.md`.
+
+use std::fmt::Write;
+
+/// One key of the configuration.
+pub(super) struct Key {
+    /// Where it stands; `services[].` keys belong to a service.
+    pub(super) path: &'static str,
+    /// What it takes.
+    pub(super) takes: &'static str,
+    /// As one would write it; empty: there is none, or the key is required.
+    pub(super) default: &'static str,
+    /// What it does, and why the default is what it is.
+    pub(super) meaning: &'static str,
+}
+
+const fn key(path: &'static str, takes: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { path, takes, default, meaning }
+}
+
+/// In the order of the manual.
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "name",
+        "name",
+        "evenkeel",
+        "What this evenkeel calls itself in `Via`, and its identity in rank order: give replicas different names if they serve few sessions each.",
+    ),
+    key(
+        "admin",
+        "address, `off`",
+        "127.0.0.1:15090",
+        "Where the admin API listens. Loopback: it shows clients and can drain endpoints.",
+    ),
+    key(
+        "workers",
+        "`auto`, 1 to 256",
+        "auto",
+        "Threads that move bytes. `auto`: the CPUs that the cgroup grants; more would only wait for each other.",
+    ),
+    key(
+        "access_log",
+        "`off`, `text`, `json`",
+        "off",
+        "One line a request on standard output. Off: it costs more than the request itself.",
+    ),
+    key(
+        "drain.grace",
+        "duration",
+        "30s",
+        "From SIGTERM to the last cut: Kubernetes' own default for `terminationGracePeriodSeconds`.",
+    ),
+    key("services", "list", "", "The services, at least one."),
+    key("services[].name", "name", "", "Its name in metrics, logs and the admin API; each once."),
+    key(
+        "services[].listen",
+        "address or list",
+        "",
+        "Where clients connect: `127.0.0.1:8080`, `[::]:8080`, `unix:///run/app.sock`.",
+    ),
+    key(
+        "services[].target",
+        "target or list",
+        "",
+        "Where its endpoints come from: `10.0.0.1:80,10.0.0.2:80;weight=2`, `file:///etc/endpoints.yaml`, `dns://catalog.shop.svc:8080`, `srv://_http._tcp.catalog.shop.svc`. Several are merged.",
+    ),
+    key(
+        "services[].protocol",
+        "`auto`, `http`, `tcp`",
+        "auto",
+        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP/1 for opaque.",
+    ),
+    key(
+        "services[].upstream.connect_timeout",
+        "duration",
+        "1s",
+        "Inside a cluster a connection takes a millisecond, or one lost SYN (1 s): longer means the endpoint is gone.",
+    ),
+    key(
+        "services[].upstream.max_idle",
+        "count",
+        "128",
+        "Idle connections kept, for each worker and endpoint; each costs the endpoint memory.",
+    ),
+    key(
+        "services[].upstream.idle_timeout",
+        "duration",
+        "60s",
+        "An idle connection is closed after this: before most servers would (nginx: 75 s).",
+    ),
+    key(
+        "services[].upstream.max_connections",
+        "count",
+        "1024",
+        "Connections for each worker and endpoint; further requests wait in a queue.",
+    ),
+    key(
+        "services[].balance.policy",
+        "policy",
+        "",
+        "Who gets the next request or session: `peak-ewma` (the default for requests), `least-session` (the default for sessions), `least-request`, `round-robin`, `weighted`, `ring-hash`, `maglev`, and `random`: what a Service does, one draw per connection, as a baseline.",
+    ),
+    key(
+        "services[].balance.slow_start",
+        "duration, `off`",
+        "10s",
+        "A new endpoint begins with a tenth of its weight and gets all of it after this: caches and JITs are cold. Off by itself while most of the capacity is new.",
+    ),
+    key(
+        "services[].balance.panic",
+        "fraction",
+        "50%",
+        "When fewer endpoints than this are fit, all are used: the checks are then more likely wrong than the endpoints.",
+    ),
+    key(
+        "services[].balance.affinity",
+        "`source`, `{header: NAME}`, `{cookie: NAME}`",
+        "source",
+        "The key that `ring-hash` and `maglev` hash; the source address where the header or cookie is absent.",
+    ),
+    key(
+        "services[].health.outlier.consecutive",
+        "count, `off`",
+        "5",
+        "Failures in a row (no connection, broken connection, invalid answer, no answer in time, 5xx but 501 and 505) that eject an endpoint.",
+    ),
+    key(
+        "services[].health.outlier.deviation",
+        "1 to 100, `off`",
+        "off",
+        "Ejects an endpoint whose failure rate over 10 s is this many scaled median deviations above the median. Off: it needs 100 requests per endpoint in that time to mean something.",
+    ),
+    key(
+        "services[].health.outlier.ejection",
+        "duration",
+        "30s",
+        "First ejection, ± 20 %; the next ones are two, three … times as long.",
+    ),
+    key("services[].health.outlier.max_ejection", "duration", "300s", "Longest ejection."),
+    key(
+        "services[].health.outlier.max_ejected",
+        "fraction",
+        "10%",
+        "Most endpoints ejected at once, at least one: passive checks must not take a service down.",
+    ),
+    key(
+        "services[].health.check",
+        "map",
+        "",
+        "An active check: `tcp: {}` or `http: {path: /ready, host: NAME, status: 200-399}`, with the keys below. Without one, only requests show whether an endpoint is well.",
+    ),
+    key("services[].health.check.every", "duration", "5s", "How often, ± 10 %."),
+    key("services[].health.check.timeout", "duration", "1s", "How long one check may take."),
+    key(
+        "services[].health.check.unhealthy",
+        "count",
+        "3",
+        "Failures in a row that make an endpoint unhealthy (the first check counts at once).",
+    ),
+    key("services[].health.check.healthy", "count", "2", "Successes in a row that make it healthy again."),
+    key(
+        "services[].retry.attempts",
+        "1 to 5",
+        "2",
+        "Tries in all. Two: the second goes to another endpoint; a third would rarely help and multiplies an outage.",
+    ),
+    key(
+        "services[].retry.budget",
+        "fraction",
+        "20%",
+        "Retries as a share of requests over 10 s: an outage grows by this much at most.",
+    ),
+    key("services[].retry.reserve", "per second", "1", "Retries that are allowed without traffic."),
+    key(
+        "services[].retry.on",
+        "list of `connect`, `reset`, `unavailable`",
+        "[connect]",
+        "`connect`: no connection, the request never ran. `reset`: the connection broke before the first byte of an answer; idempotent requests only. `unavailable`: 503; idempotent requests only. A pooled connection that its server closed in the meantime is always replaced, for idempotent requests or if nothing was sent.",
+    ),
+    key(
+        "services[].retry.buffer",
+        "size",
+        "64KiB",
+        "Bytes of a request kept for a retry; larger requests are not tried again once sent.",
+    ),
+    key(
+        "services[].timeouts.request",
+        "duration, `off`",
+        "15s",
+        "From the end of a request to the first byte of its answer; then 504.",
+    ),
+    key(
+        "services[].timeouts.idle",
+        "duration",
+        "1h",
+        "A session on which nothing is said ends after this: connections are meant to stay open.",
+    ),
+    key("services[].timeouts.header", "duration", "10s", "From the first byte of a request head to its end; then 408."),
+    key(
+        "services[].timeouts.detect",
+        "duration",
+        "5ms",
+        "How long `protocol: auto` waits for a client that says nothing before it connects to an endpoint, to see whether the server speaks first.",
+    ),
+    key("services[].limits.sessions", "count", "10000", "Client connections at once; further ones are closed."),
+    key("services[].limits.header_bytes", "size", "64KiB", "A head, start line included; more is 431."),
+    key("services[].limits.header_fields", "1 to 256", "100", "Fields of a head; more is 431."),
+    key(
+        "services[].limits.uri_bytes",
+        "size",
+        "8KiB",
+        "A request target; more is 414 (RFC 9112 recommends 8,000 at least).",
+    ),
+    key(
+        "services[].limits.queue",
+        "count",
+        "1024",
+        "Requests of a service that may wait for a connection, in each worker; more is 503.",
+    ),
+    key("services[].limits.queue_timeout", "duration", "1s", "How long one waits; then 503."),
+    key(
+        "services[].limits.buffer",
+        "size",
+        "64KiB",
+        "Bytes kept for a side that does not read; above it the other side is not read from either.",
+    ),
+    key("services[].http.via", "boolean", "true", "Adds `Via` (RFC 9110 asks it of proxies; it makes loops visible)."),
+    key(
+        "services[].http.x_forwarded",
+        "`keep`, `append`, `replace`, `remove`",
+        "append",
+        "`X-Forwarded-For`, `-Proto`, `-Host`. `append` believes what clients say: use `replace` at the edge of a trusted network.",
+    ),
+    key(
+        "services[].http.forwarded",
+        "`keep`, `append`, `replace`, `remove`",
+        "keep",
+        "`Forwarded` (RFC 7239). `keep`: few servers read it.",
+    ),
+    key(
+        "services[].http.reason",
+        "boolean",
+        "true",
+        "Adds `Evenkeel-Reason: cause; phase=…` to answers that evenkeel made itself.",
+    ),
+];
+
+/// A complete example; a test parses it.
+pub(super) const EXAMPLE: &str = "\
+admin: 127.0.0.1:15090
+drain: { grace: 30s }
+services:
+  - name: catalog
+    listen: 127.0.0.1:8080
+    target: dns://catalog.shop.svc:8080
+    health:
+      check: { http: { path: /ready }, every: 5s }
+    retry: { attempts: 2, budget: 20%, on: [connect, reset] }
+  - name: cache
+    listen: [127.0.0.1:6379, 'unix:///run/cache.sock']
+    target: file:///etc/evenkeel/cache.yaml
+    protocol: tcp
+";
+
+/// `docs/config.md`.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         Generated from the program by `cargo xtask generate`; a test compares them.\n\n\
+         `evenkeel check FILE` reads a file and says everything that is wrong with it, with line and column.\n\
+         Durations are written `250ms`, `30s`, `5m`, `1h`, `1d`; sizes `64KiB`, `1MiB`, `16KB` or bytes; fractions `20%` or `0.2`.\n\
+         Unknown keys are errors. A file may have one megabyte; YAML aliases are not read.\n\n```yaml\n",
+    );
+    text.push_str(EXAMPLE);
+    text.push_str("```\n\n| Key | Takes | Default | What and why |\n|---|---|---|---|\n");
+    for key in KEYS {
+        let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
+        // Writing into a string cannot fail.
+        let _infallible = writeln!(text, "| `{}` | {} | {default} | {} |", key.path, key.takes, key.meaning);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn the_example_is_valid() {
+        parse("example", EXAMPLE).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    #[test]
+    fn the_manual_is_the_one_of_this_program() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md");
+        let manual = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(manual == reference(), "docs/config.md is out of date: run cargo xtask generate");
+    }
+
+    /// Writes a key as YAML: `a.b[].c` with `value` becomes nested maps.
+    fn yaml(path: &str, value: &str) -> String {
+        let base = "services: [{name: a, listen: '127.0.0.1:80', target: '10.0.0.1:80'";
+        let (service, path) = match path.strip_prefix("services[].") {
+            Some(rest) => (true, rest),
+            None => (false, path),
+        };
+        let mut nested = value.to_owned();
+        for part in path.split('.').rev() {
+            nested = format!("{{{part}: {nested}}}");
+        }
+        // `health.check` keys need a kind of check beside them.
+        nested = nested.replacen("{check: {", "{check: {tcp: {}, ", usize::from(path.starts_with("health.check.")));
+        let inner = &nested[1..nested.len() - 1];
+        if service { format!("{base}, {inner}}}]") } else { format!("{base}}}]\n{inner}") }
+    }
+
+    #[test]
+    fn every_documented_default_is_the_default() {
+        for key in KEYS.iter().filter(|k| !k.default.is_empty()) {
+            let said = parse("said", &yaml(key.path, key.default)).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+            let (name, without) = match key.path.starts_with("services[].health.check.") {
+                true => ("check", yaml("services[].health.check", "{tcp: {}}")),
+                false => ("", "services: [{name: a, listen: '127.0.0.1:80', target: '10.0.0.1:80'}]".into()),
+            };
+            let unsaid = parse(name, &without).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+            assert_eq!(said, unsaid, "{}", key.path);
+        }
+    }
+}
