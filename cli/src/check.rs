@@ -20,9 +20,15 @@ pub(crate) struct Arguments {
     /// How to answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Print the manual of the configuration (Markdown)
+    /// Print a generated page of the manual (Markdown)
     #[arg(long, hide = true)]
-    reference: bool,
+    reference: Option<Page>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Page {
+    Config,
+    Metrics,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -32,8 +38,10 @@ enum Output {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    if arguments.reference {
-        return print(config::reference().as_bytes());
+    match arguments.reference {
+        Some(Page::Config) => return print(config::reference().as_bytes()),
+        Some(Page::Metrics) => return print(evenkeel_proxy::metrics_reference().as_bytes()),
+        None => {}
     }
     let Some(file) = &arguments.file else { return fail("which file?", crate::USAGE) };
     let checked = config::load(file);

@@ -1,10 +1,13 @@
 //! The serving half of evenkeel: workers that move bytes, and the control thread beside them.
 
+mod admin;
 pub mod config;
-pub mod observe;
+mod control;
+mod observe;
 pub mod registry;
 mod service;
 mod start;
 mod worker;
 
+pub use observe::reference as metrics_reference;
 pub use start::{Running, start};

@@ -3,9 +3,11 @@
 //! Each worker owns its tallies and is their only writer, so counting is a plain load and store;
 //! readers sum over workers.
 
+pub use crate::observe::sums::EndpointSums;
 use evenkeel_core::end::Cause;
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::time::Instant;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -106,9 +108,10 @@ pub struct ServiceEntry {
     pub name: String,
     /// One per worker.
     pub workers: Vec<Arc<ServiceTally>>,
-    /// One per worker and endpoint that the worker has met. Entries of endpoints that left stay
-    /// until their last turn is over and are then folded into `departed`.
+    /// One per worker and endpoint that the worker has met, while it has links to it.
     pub endpoints: Mutex<Vec<(Arc<Endpoint>, Arc<EndpointTally>)>>,
+    /// Counts of tallies that no worker writes to any more, by address.
+    pub departed: Mutex<BTreeMap<String, EndpointSums>>,
 }
 
 /// All services of the process.

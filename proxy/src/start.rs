@@ -1,25 +1,30 @@
 //! From a checked configuration to a running proxy: read top to bottom, this is the order in which
 //! things start.
 
-use crate::config::{self, Config};
+use crate::admin;
+use crate::config::Config;
+use crate::control::{Control, Controlled};
 use crate::observe::access::AccessLog;
+use crate::observe::events::Events;
 use crate::registry::{Heartbeat, Registry, ServiceEntry, ServiceTally, SessionView};
 use crate::service::Service;
 use crate::worker::socket::Listener;
 use crate::worker::{self, Command, Fact, Handle, Spawn, Worker};
 use evenkeel_core::address::Address;
-use evenkeel_core::balancer::Input;
+use evenkeel_core::balancer::{Fact as Decision, Input};
 use evenkeel_core::hash::hash;
 use evenkeel_core::picker::Notice;
-use evenkeel_upstream::pump::{self, Clock, Event, Pump};
+use evenkeel_upstream::pump::{self, Clock, Event};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
+use tokio::runtime::Runtime;
+use tracing::{debug, error, info, warn};
 
 /// Facts from workers that wait for the control thread.
 const FACTS: usize = 1024;
@@ -36,11 +41,11 @@ pub struct Running {
     /// What is counted.
     pub registry: Arc<Registry>,
     grace: Duration,
-    workers: Arc<[Arc<Handle>]>,
+    control: Arc<Control>,
     threads: Vec<JoinHandle<()>>,
     done: mpsc::Receiver<()>,
     finished: usize,
-    control: Option<tokio::runtime::Runtime>,
+    runtime: Option<Runtime>,
 }
 
 /// Binds everything, starts workers and control, and returns once clients can connect.
@@ -49,7 +54,14 @@ pub struct Running {
 /// A listener that cannot be bound, named; or a thread that cannot be started.
 pub fn start(config: Config) -> io::Result<Running> {
     let clock = Clock::new(Instant::now());
-    let mut listeners = bind(&config)?;
+    let listeners = bind(&config)?;
+    let mut listening: BTreeMap<String, Vec<Address>> = BTreeMap::new();
+    for (name, _, listener) in &listeners {
+        listening.entry(name.clone()).or_default().push(listener.address()?);
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    let admin = config.admin.map(bind_admin).transpose()?;
 
     let count = config.workers.unwrap_or_else(cpus).max(1);
     let access = config.access_log.map(AccessLog::start).transpose()?;
@@ -80,7 +92,6 @@ pub fn start(config: Config) -> io::Result<Running> {
         };
         let finish = finish.clone();
         threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            // The poll is the worker's own; everything else in it is not `Send` once it runs.
             if let Err(error) = Worker::new(index, poll, heartbeat, spawn).run() {
                 error!(%error, worker = index, "a worker's event queue failed");
             }
@@ -89,41 +100,50 @@ pub fn start(config: Config) -> io::Result<Running> {
         })?);
     }
 
-    let control =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    let events = Arc::new(Events::new());
     let (first, firsts) = mpsc::channel();
-    let pumps = {
-        let _inside = control.enter();
-        let proxy_id = hash(config.name.as_bytes());
-        let pump = |service: &Arc<Service>| spawn_pump(service, workers.clone(), clock, proxy_id, seed, first.clone());
-        services.iter().map(pump).collect::<Vec<_>>()
+    let control = {
+        let _inside = runtime.enter();
+        let wiring = Wiring { workers: workers.clone(), clock, events: events.clone(), first, seed };
+        let controlled = |service: &Arc<Service>| {
+            let listening = listening.get(&service.config.name).cloned().unwrap_or_default();
+            wiring.control(service, hash(config.name.as_bytes()), listening)
+        };
+        Arc::new(Control {
+            name: config.name.clone(),
+            clock,
+            registry: registry.clone(),
+            workers: workers.clone(),
+            services: services.iter().map(controlled).collect(),
+            events,
+            draining: AtomicBool::new(false),
+        })
     };
-    control.spawn(obey_facts(inbox, pumps));
+    runtime.spawn(obey_facts(inbox, control.clone()));
+    runtime.spawn(control.clone().sample());
+    let admin = match admin {
+        None => None,
+        Some((listener, address)) => {
+            let _inside = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            runtime.spawn(admin::serve(listener, control.clone()));
+            Some(address)
+        }
+    };
     // Clients that connect the moment we return find endpoints where targets know them at once.
     let patience = Instant::now() + FIRST_PICKER;
-    for _ in &services {
+    while control.unready().is_some() {
         if firsts.recv_timeout(patience.saturating_duration_since(Instant::now())).is_err() {
             break;
         }
     }
 
-    let mut listening = BTreeMap::new();
-    for (index, (name, service, listener)) in listeners.drain(..).enumerate() {
-        listening.entry(name).or_insert_with(Vec::new).push(listener.address()?);
+    for (index, (_, service, listener)) in listeners.into_iter().enumerate() {
         workers[index % count].send(Command::Listen(service, listener));
     }
     info!(workers = count, services = services.len(), "serving");
-    Ok(Running {
-        listening,
-        admin: None,
-        registry,
-        grace: config.drain.grace,
-        workers,
-        threads,
-        done,
-        finished: 0,
-        control: Some(control),
-    })
+    let grace = config.drain.grace;
+    Ok(Running { listening, admin, registry, grace, control, threads, done, finished: 0, runtime: Some(runtime) })
 }
 
 /// Every listener of every service, bound before anything starts: all of them, or a clear error.
@@ -140,6 +160,17 @@ fn bind(config: &Config) -> io::Result<Vec<(String, u32, Listener)>> {
     Ok(listeners)
 }
 
+/// The admin listener, without a runtime: the caller may be inside one.
+fn bind_admin(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind(address).map_err(|error| {
+        let remedy = "choose another address with --admin, or --admin off";
+        io::Error::new(error.kind(), format!("admin: cannot listen on {address}: {error}: {remedy}"))
+    })?;
+    listener.set_nonblocking(true)?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
 fn register(config: &Config, workers: usize, registry: &Registry) -> Vec<Arc<Service>> {
     let mut services = Vec::new();
     for (index, service) in config.services.iter().enumerate() {
@@ -147,6 +178,7 @@ fn register(config: &Config, workers: usize, registry: &Registry) -> Vec<Arc<Ser
             name: service.name.clone(),
             workers: (0..workers).map(|_| Arc::new(ServiceTally::default())).collect(),
             endpoints: std::sync::Mutex::default(),
+            departed: std::sync::Mutex::default(),
         });
         if let Ok(mut entries) = registry.services.lock() {
             entries.push(entry.clone());
@@ -156,55 +188,93 @@ fn register(config: &Config, workers: usize, registry: &Registry) -> Vec<Arc<Ser
     services
 }
 
-/// The pump of one service: its pickers go to every worker, what it sees goes to the log.
-fn spawn_pump(
-    service: &Arc<Service>,
+/// What every pump is connected to.
+struct Wiring {
     workers: Arc<[Arc<Handle>]>,
     clock: Clock,
-    proxy_id: u64,
-    seed: u64,
+    events: Arc<Events>,
     first: mpsc::Sender<()>,
-) -> Pump {
-    let config: &config::Service = &service.config;
-    let spec = pump::Spec {
-        name: config.name.clone(),
-        targets: config.targets.clone(),
-        balance: config.balance.core.clone(),
-        check: config.check.clone(),
-        proxy_id,
-        seed: seed ^ hash(config.name.as_bytes()),
-    };
-    let (index, name) = (service.index, config.name.clone());
-    pump::spawn(spec, clock, move |event| match event {
-        Event::Publish(picker) => {
-            for worker in &*workers {
-                worker.send(Command::Publish(index, picker.clone()));
+    seed: u64,
+}
+
+impl Wiring {
+    /// One service with its pump: pickers go to every worker, what happens to log and events.
+    fn control(&self, service: &Arc<Service>, proxy_id: u64, listening: Vec<Address>) -> Controlled {
+        let config = &service.config;
+        let spec = pump::Spec {
+            name: config.name.clone(),
+            targets: config.targets.clone(),
+            balance: config.balance.core.clone(),
+            check: config.check.clone(),
+            proxy_id,
+            seed: self.seed ^ hash(config.name.as_bytes()),
+        };
+        let (index, name) = (service.index, config.name.clone());
+        let (workers, events, first) = (self.workers.clone(), self.events.clone(), self.first.clone());
+        let began = Arc::new(AtomicBool::new(false));
+        let begins = began.clone();
+        let pump = pump::spawn(spec, self.clock, move |event| match event {
+            Event::Publish(picker) => {
+                for worker in &*workers {
+                    worker.send(Command::Publish(index, picker.clone()));
+                }
+                begins.store(true, Relaxed);
+                // Nobody listens after the start.
+                let _started = first.send(());
             }
-            // Nobody listens after the start.
-            let _started = first.send(());
-        }
-        Event::Warm(endpoint) => {
-            for worker in &*workers {
-                worker.send(Command::Warm(index, endpoint.clone()));
+            Event::Warm(endpoint) => {
+                for worker in &*workers {
+                    worker.send(Command::Warm(index, endpoint.clone()));
+                }
             }
-        }
-        Event::Retire(endpoint) => info!(service = %name, endpoint = %endpoint.address, "endpoint left"),
-        Event::Fact(fact) => info!(service = %name, ?fact, "balancer"),
-        Event::Source { target, error: Some(error) } => {
-            warn!(service = %name, %target, %error, "discovery failed; the last good endpoints stay");
-        }
-        Event::Source { target, error: None } => info!(service = %name, %target, "discovery is well again"),
-    })
+            Event::Retire(endpoint) => note(&events, &name, "removed", &endpoint.address.to_string(), ""),
+            Event::Fact(fact, endpoint) => {
+                let subject = endpoint.map(|e| e.address.to_string()).unwrap_or_default();
+                match fact {
+                    Decision::Added(_) => note(&events, &name, "added", &subject, ""),
+                    // Said with its address when it retires.
+                    Decision::Removed(_) => {}
+                    Decision::Ejected { duration, reason, .. } => {
+                        note(&events, &name, "ejected", &subject, &format!("for {duration:.0?}: {reason}"));
+                    }
+                    Decision::Readmitted(_) => note(&events, &name, "readmitted", &subject, "the probe succeeded"),
+                    Decision::HealthChanged { healthy, detail, .. } => {
+                        note(&events, &name, if healthy { "healthy" } else { "unhealthy" }, &subject, &detail);
+                    }
+                    Decision::Panic(true) => {
+                        note(&events, &name, "panic", "", "too few endpoints are fit: all are used");
+                    }
+                    Decision::Panic(false) => note(&events, &name, "calm", "", "enough endpoints are fit again"),
+                }
+            }
+            Event::Source { target, error: Some(error) } => {
+                note(&events, &name, "source-failed", &target, &format!("{error}; the last good endpoints stay"));
+            }
+            Event::Source { target, error: None } => note(&events, &name, "source-recovered", &target, ""),
+        });
+        Controlled::new(service.clone(), pump, listening, began)
+    }
+}
+
+/// One fact into events and log. A service that scales by thousands says so thousands of times, so
+/// what is routine is logged for those who ask.
+fn note(events: &Events, service: &str, kind: &'static str, subject: &str, detail: &str) {
+    events.note(service, kind, subject.into(), detail.into());
+    match kind {
+        "added" | "removed" => debug!(service, endpoint = subject, "endpoint {kind}"),
+        "ejected" | "unhealthy" | "panic" | "source-failed" => warn!(service, subject, detail, "{kind}"),
+        _ => info!(service, subject, detail, "{kind}"),
+    }
 }
 
 /// Passes on to the balancers what workers saw in their turns.
-async fn obey_facts(mut inbox: tokio::sync::mpsc::Receiver<Fact>, pumps: Vec<Pump>) {
+async fn obey_facts(mut inbox: tokio::sync::mpsc::Receiver<Fact>, control: Arc<Control>) {
     while let Some(fact) = inbox.recv().await {
-        let Some(pump) = pumps.get(fact.service as usize) else { continue };
+        let Some(service) = control.services.get(fact.service as usize) else { continue };
         match fact.notice {
             Notice::None => {}
-            Notice::Suspect(endpoint) => pump.input(Input::Suspect(endpoint)),
-            Notice::Probed(endpoint, passed) => pump.input(Input::Probed(endpoint, passed)),
+            Notice::Suspect(endpoint) => service.pump.input(Input::Suspect(endpoint)),
+            Notice::Probed(endpoint, passed) => service.pump.input(Input::Probed(endpoint, passed)),
         }
     }
 }
@@ -221,9 +291,10 @@ fn seed() -> u64 {
 }
 
 impl Running {
-    /// Begins the drain: listeners close, sessions finish.
+    /// Begins the drain: readiness turns, listeners close, sessions finish.
     pub fn drain(&self) {
-        for worker in &*self.workers {
+        self.control.draining.store(true, Relaxed);
+        for worker in &*self.control.workers {
             worker.send(Command::Drain(self.grace));
         }
     }
@@ -231,7 +302,7 @@ impl Running {
     /// Waits until every session is over or `limit` has passed; true: all are over.
     pub fn wait(&mut self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
-        while self.finished < self.workers.len() {
+        while self.finished < self.control.workers.len() {
             if self.done.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
                 return false;
             }
@@ -242,12 +313,7 @@ impl Running {
 
     /// Describes up to `limit` sessions of each worker.
     pub fn sessions(&self, limit: usize) -> Vec<SessionView> {
-        let (reply, answers) = mpsc::channel();
-        for worker in &*self.workers {
-            worker.send(Command::Sessions(limit, reply.clone()));
-        }
-        drop(reply);
-        answers.iter().flatten().collect()
+        self.control.sessions(limit)
     }
 
     /// How long a drain may take.
@@ -263,15 +329,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        for worker in &*self.workers {
+        for worker in &*self.control.workers {
             worker.send(Command::Cut);
         }
         for thread in self.threads.drain(..) {
             // A worker that panicked has said so already.
             let _panicked = thread.join();
         }
-        if let Some(control) = self.control.take() {
-            control.shutdown_background();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -68,8 +68,8 @@ pub enum Event {
     Warm(Arc<Endpoint>),
     /// An endpoint left.
     Retire(Arc<Endpoint>),
-    /// Something worth knowing.
-    Fact(Fact),
+    /// Something worth knowing, and the endpoint that it is about, while it is known.
+    Fact(Fact, Option<Arc<Endpoint>>),
     /// A source failed (and keeps its last good set), or is well again.
     Source {
         /// Which.
@@ -144,7 +144,10 @@ async fn run(
                 Output::Publish(picker) => Event::Publish(picker),
                 Output::Warm(endpoint) => Event::Warm(endpoint),
                 Output::Retire(endpoint) => Event::Retire(endpoint),
-                Output::Fact(fact) => Event::Fact(fact),
+                Output::Fact(fact) => {
+                    let endpoint = subject(&fact).and_then(|id| balancer.endpoint(id));
+                    Event::Fact(fact, endpoint)
+                }
             });
         }
         let due = balancer.poll_timeout().map(|(at, _)| clock.at(at));
@@ -184,6 +187,15 @@ async fn run(
             }
             () = timer => balancer.handle_timeout(clock.now()),
         }
+    }
+}
+
+/// The endpoint that a fact is about.
+fn subject(fact: &Fact) -> Option<EndpointId> {
+    match fact {
+        Fact::Added(id) | Fact::Removed(id) | Fact::Readmitted(id) => Some(*id),
+        Fact::Ejected { endpoint, .. } | Fact::HealthChanged { endpoint, .. } => Some(*endpoint),
+        Fact::Panic(_) => None,
     }
 }
 

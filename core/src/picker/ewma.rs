@@ -10,6 +10,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// Time constant of the average: after this long, an old value counts e times less.
 const TAU_SECONDS: f64 = 10.0;
+/// Averages below this count as this: what differs there is the measuring process (its event loop, the
+/// scheduler), and following it would make equal endpoints unequal.
+const FLOOR_MICROS: f64 = 1_000.0;
 /// Fractional bits of the word.
 const ONE: f64 = (1u64 << 32) as f64;
 /// What a failure counts as, at least: failing fast must not attract.
@@ -49,7 +52,7 @@ fn tau(now: Instant) -> f64 {
 }
 
 fn word(micros: f64, now: Instant) -> u64 {
-    ((libm::log(micros.max(1.0)) + tau(now)) * ONE) as u64
+    ((libm::log(micros.max(FLOOR_MICROS)) + tau(now)) * ONE) as u64
 }
 
 /// The average that a word stands for, in microseconds, as it counts at `now`.

@@ -4,7 +4,7 @@ mod parse;
 mod read;
 mod reference;
 
-pub use self::parse::{DEFAULT_ADMIN, POLICIES, load, parse, policy};
+pub use self::parse::{DEFAULT_ADMIN, POLICIES, load, parse, policy, policy_name};
 pub use self::read::{Problem, Problems};
 pub use self::reference::reference;
 
@@ -58,6 +58,17 @@ pub enum Protocol {
     Http1,
     /// Opaque bytes.
     Tcp,
+}
+
+impl Protocol {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Http1 => "http",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// One service.

@@ -402,6 +402,11 @@ pub fn policy(name: &str) -> Option<Policy> {
     POLICIES.iter().find(|&&(known, _)| known == name).map(|&(_, policy)| policy)
 }
 
+/// The name of a policy.
+pub fn policy_name(policy: Policy) -> &'static str {
+    POLICIES.iter().find(|&&(_, known)| known == policy).map_or("", |&(name, _)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,3 +1,8 @@
 //! Facts into metrics and logs.
 
-pub mod access;
+pub(crate) mod access;
+pub(crate) mod events;
+pub(crate) mod metrics;
+pub(crate) mod sums;
+
+pub use self::metrics::reference;
