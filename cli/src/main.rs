@@ -1,6 +1,7 @@
 //! `evenkeel`: balances the work inside connections that stay open.
 
 mod check;
+mod demo;
 mod logging;
 mod proxy;
 
@@ -25,6 +26,8 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
+  evenkeel demo
+      see the problem and the cure in 15 seconds: no root, no network, no cluster
   evenkeel proxy --listen 127.0.0.1:8080 --to 10.0.0.1:80,10.0.0.2:80
       balance what connects to port 8080 over two endpoints
   evenkeel proxy --listen 127.0.0.1:8080 --to dns://catalog.shop.svc:8080
@@ -34,6 +37,8 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
+    /// See what a Service and what evenkeel make of connections that stay open, on this machine
+    Demo(demo::Arguments),
     /// Serve: listeners on one side, endpoints on the other
     Proxy(proxy::Arguments),
     /// Read a configuration and say everything that is wrong with it
@@ -48,6 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Completions { shell } => {

@@ -1,0 +1,170 @@
+//! A minimal client: one connection, one request after another, and who answered.
+
+use crate::pod::Kind;
+use std::io;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A response head or line longer than this is an error.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// One open connection of a client.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    kind: Kind,
+    /// Read, not yet consumed.
+    buffer: Vec<u8>,
+}
+
+/// What came back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// HTTP status; 200 for a line.
+    pub status: u16,
+    /// Name of the Pod that answered; empty if the answer is not a Pod's.
+    pub pod: String,
+    /// May another request follow on this connection?
+    pub keep: bool,
+}
+
+impl Connection {
+    /// Connects to a Pod, or to a proxy in front of Pods.
+    ///
+    /// # Errors
+    /// Those of `connect`.
+    pub async fn open(address: SocketAddr, kind: Kind) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, kind, buffer: Vec::new() })
+    }
+
+    /// Sends request `number` and waits for its answer.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is not an answer to this request.
+    pub async fn ask(&mut self, number: u64) -> io::Result<Answer> {
+        match self.kind {
+            Kind::Http => {
+                let request = format!("GET /{number} HTTP/1.1\r\nHost: demo\r\n\r\n");
+                self.stream.write_all(request.as_bytes()).await?;
+                self.http_answer().await
+            }
+            Kind::Line => {
+                self.stream.write_all(format!("{number}\n").as_bytes()).await?;
+                self.line_answer(number).await
+            }
+        }
+    }
+
+    /// Waits, between two requests, until the other side closes or says something unasked.
+    /// Cancelling it loses nothing.
+    pub async fn closed(&self) {
+        // Whatever ends the wait (EOF, a reset, stray bytes), the connection is of no more use.
+        let _ = self.stream.peek(&mut [0]).await;
+    }
+
+    async fn http_answer(&mut self) -> io::Result<Answer> {
+        loop {
+            let mut fields = [httparse::EMPTY_HEADER; 64];
+            let mut head = httparse::Response::new(&mut fields);
+            match head.parse(&self.buffer).map_err(|e| invalid(&format!("not an HTTP response: {e}")))? {
+                httparse::Status::Complete(end) => {
+                    let field = |name: &str| {
+                        let found = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+                        found.and_then(|field| std::str::from_utf8(field.value).ok()).map(str::trim)
+                    };
+                    let length = field("content-length")
+                        .and_then(|value| value.parse::<usize>().ok())
+                        .ok_or_else(|| invalid("a response without Content-Length"))?;
+                    let answer = Answer {
+                        status: head.code.unwrap_or(0),
+                        pod: field("x-pod").unwrap_or_default().to_owned(),
+                        keep: !field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")),
+                    };
+                    self.consume(end + length).await?;
+                    return Ok(answer);
+                }
+                httparse::Status::Partial => self.more().await?,
+            }
+        }
+    }
+
+    async fn line_answer(&mut self, number: u64) -> io::Result<Answer> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let line = std::str::from_utf8(&line).map_err(|_| invalid("a line that is not text"))?;
+                return match line.trim_end().split_once(' ') {
+                    Some((pod, echo)) if echo.parse() == Ok(number) => {
+                        Ok(Answer { status: 200, pod: pod.to_owned(), keep: true })
+                    }
+                    _ => Err(invalid(&format!("{line:?} does not answer request {number}"))),
+                };
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn consume(&mut self, length: usize) -> io::Result<()> {
+        while self.buffer.len() < length {
+            self.more().await?;
+        }
+        self.buffer.drain(..length);
+        Ok(())
+    }
+
+    async fn more(&mut self) -> io::Result<()> {
+        if self.buffer.len() > MAX_HEAD_BYTES {
+            return Err(invalid("a response of more than 64 KiB"));
+        }
+        match self.stream.read_buf(&mut self.buffer).await? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer was complete")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::{Behaviour, Fault, Pod};
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn answers_name_their_pod_in_both_protocols() {
+        for kind in [Kind::Http, Kind::Line] {
+            let pod = Pod::start("pod-7", kind, Behaviour::default()).unwrap();
+            block_on(async {
+                let mut connection = Connection::open(pod.addr(), kind).await.unwrap();
+                for number in 0..3 {
+                    let answer = connection.ask(number).await.unwrap();
+                    assert_eq!(answer, Answer { status: 200, pod: "pod-7".into(), keep: true });
+                }
+            });
+            assert_eq!((pod.counts().requests, pod.counts().connections), (3, 1));
+        }
+    }
+
+    #[test]
+    fn a_truncated_answer_is_an_error_and_a_close_is_noticed() {
+        let truncate = Behaviour { fault: Fault::Truncate, body: 100, ..Behaviour::default() };
+        let pod = Pod::start("pod-1", Kind::Http, truncate).unwrap();
+        block_on(async {
+            let mut connection = Connection::open(pod.addr(), Kind::Http).await.unwrap();
+            assert_eq!(connection.ask(0).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+            pod.behave(Behaviour { fault: Fault::CloseAfter(1), ..Behaviour::default() });
+            let mut connection = Connection::open(pod.addr(), Kind::Http).await.unwrap();
+            assert!(connection.ask(1).await.unwrap().keep);
+            connection.closed().await;
+        });
+    }
+}
