@@ -2,8 +2,8 @@
 //!
 //! Real Pods ([`crate::pod`]) and real connections on loopback addresses. In the first phase every
 //! connection goes to a Pod drawn when it opens, which is what a Service does; in the second all go
-//! to evenkeel in this process. In both, Pods are added while the clients stay. [`phase`] runs and
-//! records, [`outcome`] turns what was recorded into figures, [`screen`] and [`report`] draw them.
+//! to evenkeel in this process. In both, Pods are added while the clients stay. `phase` runs and
+//! records, `outcome` turns what was recorded into figures, `screen` and `report` draw them.
 
 pub mod crowd;
 pub mod figures;
