@@ -64,7 +64,8 @@ pub struct Settings {
     pub protocol: Protocol,
     /// Name in `Via`; `None`: no `Via`.
     pub via: Option<String>,
-    /// `X-Forwarded-For`, `-Proto`, `-Host`.
+    /// `X-Forwarded-For` and `-Proto`. `-Host` is never added, for `Host` is passed on as it came; with
+    /// `Replace` and `Remove` it is dropped.
     pub x_forwarded: Forwarding,
     /// RFC 7239 `Forwarded`.
     pub forwarded: Forwarding,

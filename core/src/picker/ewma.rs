@@ -48,11 +48,18 @@ const fn ln_table() -> [u64; 256] {
 }
 
 fn tau(now: Instant) -> f64 {
-    now.as_nanos() as f64 / (TAU_SECONDS * 1e9)
+    now.as_nanos() as f64 * (1.0 / (TAU_SECONDS * 1e9))
 }
 
 fn word(micros: f64, now: Instant) -> u64 {
     ((libm::log(micros.max(FLOOR_MICROS)) + tau(now)) * ONE) as u64
+}
+
+/// `word(FLOOR_MICROS, now)`.
+fn floor(now: Instant) -> u64 {
+    /// ln 1000.
+    const LN_FLOOR: f64 = 3.0 * core::f64::consts::LN_10;
+    ((LN_FLOOR + tau(now)) * ONE) as u64
 }
 
 /// The average that a word stands for, in microseconds, as it counts at `now`.
@@ -80,6 +87,12 @@ pub(crate) fn assume(load: &Load, latency: Duration, now: Instant) {
 pub(crate) fn observe(load: &Load, latency: Duration, last: Instant, now: Instant) {
     let sample = latency.as_micros().max(1) as f64;
     let old = load.score.load(Relaxed);
+    let floor = floor(now);
+    if sample <= FLOOR_MICROS && old <= floor {
+        // A fast endpoint stays one: the usual case, and the same result without exp and ln.
+        let _raced = load.score.compare_exchange(old, floor, Relaxed, Relaxed);
+        return;
+    }
     let decayed = micros(old, now);
     let keep = libm::exp(-(now.since(last).as_nanos() as f64) / (TAU_SECONDS * 1e9));
     // Peak-sensitive: up at once, down slowly.

@@ -239,7 +239,7 @@ impl Service {
             protocol: Protocol::Auto,
             upstream: Upstream {
                 connect_timeout: Duration::from_secs(1),
-                max_idle: 128,
+                max_idle: 1024,
                 idle_timeout: Duration::from_secs(60),
                 max_connections: 1024,
             },
@@ -269,7 +269,7 @@ impl Service {
                 queue_timeout: Duration::from_secs(1),
                 buffer: 64 * 1024,
             },
-            http: Http { via: true, x_forwarded: Forwarding::Append, forwarded: Forwarding::Keep, reason: true },
+            http: Http { via: false, x_forwarded: Forwarding::Append, forwarded: Forwarding::Keep, reason: true },
         }
     }
 }

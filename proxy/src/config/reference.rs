@@ -79,8 +79,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "services[].upstream.max_idle",
         "count",
-        "128",
-        "Idle connections kept, for each worker and endpoint; each costs the endpoint memory.",
+        "1024",
+        "Idle connections kept, for each worker and endpoint: as many as may be open, for closing one in order to open another costs both sides more than keeping it for `idle_timeout`.",
     ),
     key(
         "services[].upstream.idle_timeout",
@@ -224,12 +224,17 @@ pub(super) const KEYS: &[Key] = &[
         "64KiB",
         "Bytes kept for a side that does not read; above it the other side is not read from either.",
     ),
-    key("services[].http.via", "boolean", "true", "Adds `Via` (RFC 9110 asks it of proxies; it makes loops visible)."),
+    key(
+        "services[].http.via",
+        "boolean",
+        "false",
+        "Adds `Via`, which makes loops visible (RFC 9110, section 7.6.3). Off: nginx and IIS compress nothing for requests that have it.",
+    ),
     key(
         "services[].http.x_forwarded",
         "`keep`, `append`, `replace`, `remove`",
         "append",
-        "`X-Forwarded-For`, `-Proto`, `-Host`. `append` believes what clients say: use `replace` at the edge of a trusted network.",
+        "`X-Forwarded-For` and `-Proto` (`Host` itself is passed on as it came). `append` believes what clients say: use `replace` at the edge of a trusted network.",
     ),
     key(
         "services[].http.forwarded",

@@ -21,6 +21,9 @@ use tracing::error;
 /// Bytes that one session may read before others have their turn.
 const BUDGET: usize = 512 * 1024;
 
+/// A tail up to this size is copied behind the bytes that it follows: cheaper than a vectored write.
+const SMALL: usize = 4 * 1024;
+
 /// Pieces of the input that the engine passes on and that are not written yet; they follow what
 /// waits in the buffers.
 #[derive(Clone, Copy, Default)]
@@ -306,6 +309,9 @@ impl Worker {
     pub(super) fn flush_client(&mut self, key: Key, mut tail: &[u8]) {
         let Some(client) = self.sessions.get_mut(key) else { return };
         let mut total = 0;
+        if tail.len() <= SMALL && !client.to_client.bytes.is_empty() {
+            client.to_client.bytes.extend_from_slice(std::mem::take(&mut tail));
+        }
         while client.writable && (client.to_client.sent < client.to_client.bytes.len() || !tail.is_empty()) {
             let head = client.to_client.unsent();
             let want = head.len() + tail.len();
@@ -354,6 +360,9 @@ impl Worker {
             return &[];
         };
         let mut total = 0;
+        if tail.len() <= SMALL && !out.bytes.is_empty() {
+            out.bytes.extend_from_slice(std::mem::take(&mut tail));
+        }
         while link.writable && !link.broken && (out.sent < out.bytes.len() || !tail.is_empty()) {
             let head = out.unsent();
             let want = head.len() + tail.len();

@@ -193,7 +193,6 @@ impl<'a> Target<'a> {
 struct Seen {
     client: bool,
     proto: bool,
-    host: bool,
     forwarded: bool,
 }
 
@@ -202,8 +201,9 @@ impl Seen {
         match name {
             Name::XForwardedFor => self.client = true,
             Name::XForwardedProto => self.proto = true,
-            Name::XForwardedHost => self.host = true,
-            _ => self.forwarded = true,
+            Name::Forwarded => self.forwarded = true,
+            // `Host` is passed on as it came, so there is nothing to add to it.
+            _ => {}
         }
     }
 }
@@ -239,9 +239,6 @@ impl Forwarded {
             });
             if !append || !seen.proto {
                 put_field(out, "X-Forwarded-Proto", proto);
-            }
-            if (!append || !seen.host) && !host.is_empty() {
-                put_field(out, "X-Forwarded-Host", host);
             }
         }
         if matches!(self.standard, Forwarding::Append | Forwarding::Replace) {
