@@ -1,7 +1,9 @@
 //! What request heads and response heads have in common: where they end, their fields, their
 //! framing. RFC 9112, sections 2 to 6; strict wherever two readers could disagree.
 
+use alloc::vec::Vec;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 use httparse::Header;
 use memchr::{memchr, memchr_iter};
 
@@ -145,28 +147,29 @@ impl Name {
     pub(super) fn of(name: &str) -> Self {
         let name = name.as_bytes();
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        match name.len() {
-            2 if is("te") => Self::Te,
-            3 if is("via") => Self::Via,
-            4 if is("host") => Self::Host,
-            6 if is("cookie") => Self::Cookie,
-            6 if is("expect") => Self::Expect,
-            7 if is("upgrade") => Self::Upgrade,
-            7 if is("trailer") => Self::Trailer,
-            9 if is("forwarded") => Self::Forwarded,
-            10 if is("connection") => Self::Connection,
-            10 if is("keep-alive") => Self::HopByHop,
-            14 if is("content-length") => Self::ContentLength,
-            14 if is("http2-settings") => Self::HopByHop,
-            15 if is("x-forwarded-for") => Self::XForwardedFor,
-            16 if is("x-forwarded-host") => Self::XForwardedHost,
-            16 if is("www-authenticate") => Self::WwwAuthenticate,
-            16 if is("proxy-connection") => Self::HopByHop,
-            17 if is("x-forwarded-proto") => Self::XForwardedProto,
-            17 if is("transfer-encoding") => Self::TransferEncoding,
-            18 if is("proxy-authenticate") => Self::HopByHop,
-            19 if is("proxy-authorization") => Self::HopByHop,
-            25 if is("proxy-authentication-info") => Self::HopByHop,
+        // Length and first letter tell almost every field apart without comparing.
+        match (name.len(), name.first().map_or(0, u8::to_ascii_lowercase)) {
+            (2, b't') if is("te") => Self::Te,
+            (3, b'v') if is("via") => Self::Via,
+            (4, b'h') if is("host") => Self::Host,
+            (6, b'c') if is("cookie") => Self::Cookie,
+            (6, b'e') if is("expect") => Self::Expect,
+            (7, b'u') if is("upgrade") => Self::Upgrade,
+            (7, b't') if is("trailer") => Self::Trailer,
+            (9, b'f') if is("forwarded") => Self::Forwarded,
+            (10, b'c') if is("connection") => Self::Connection,
+            (10, b'k') if is("keep-alive") => Self::HopByHop,
+            (14, b'c') if is("content-length") => Self::ContentLength,
+            (14, b'h') if is("http2-settings") => Self::HopByHop,
+            (15, b'x') if is("x-forwarded-for") => Self::XForwardedFor,
+            (16, b'x') if is("x-forwarded-host") => Self::XForwardedHost,
+            (16, b'w') if is("www-authenticate") => Self::WwwAuthenticate,
+            (16, b'p') if is("proxy-connection") => Self::HopByHop,
+            (17, b'x') if is("x-forwarded-proto") => Self::XForwardedProto,
+            (17, b't') if is("transfer-encoding") => Self::TransferEncoding,
+            (18, b'p') if is("proxy-authenticate") => Self::HopByHop,
+            (19, b'p') if is("proxy-authorization") => Self::HopByHop,
+            (25, b'p') if is("proxy-authentication-info") => Self::HopByHop,
             _ => Self::Other,
         }
     }
@@ -271,11 +274,50 @@ impl FramingFields {
 
 /// Appends `name: value`, in our framing whatever it came in.
 #[inline]
-pub(super) fn put_field(out: &mut alloc::vec::Vec<u8>, name: &str, value: &[u8]) {
+pub(super) fn put_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Fields passed on as they are: lines that already are in our framing and follow each other are copied
+/// with one call.
+pub(super) struct Lines<'h> {
+    head: &'h [u8],
+    /// Where the lines in hand begin and end.
+    run: Range<usize>,
+}
+
+impl<'h> Lines<'h> {
+    pub(super) fn of(head: &'h [u8]) -> Self {
+        Self { head, run: 0..0 }
+    }
+
+    /// Appends a field of this head.
+    #[inline]
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
+        let begin = (name.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
+        let end = begin + name.len() + value.len() + 4;
+        let colon = begin + name.len();
+        let canonical = self.head.get(colon..colon + 2) == Some(b": ".as_slice())
+            && (value.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize) == colon + 2
+            && self.head.get(end - 2..end) == Some(b"\r\n".as_slice());
+        if !canonical {
+            self.flush(out);
+            put_field(out, name, value);
+        } else if self.run.end == begin {
+            self.run.end = end;
+        } else {
+            self.flush(out);
+            self.run = begin..end;
+        }
+    }
+
+    /// Appends what is in hand; to be called before anything else is appended.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head[core::mem::take(&mut self.run)]);
+    }
 }
 
 /// Could this be the value of `Host`? An authority without user information (RFC 9110, section 7.2).

@@ -2,7 +2,7 @@
 
 use super::body::has_token;
 use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
-use super::head::{flaw, put_field, valid_host, valid_target};
+use super::head::{Lines, flaw, put_field, valid_host, valid_target};
 use crate::engine::source_key;
 use crate::session::{Affinity, Context, Forwarding, TurnLog};
 use alloc::boxed::Box;
@@ -99,6 +99,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     let host = host.unwrap_or_default();
     let forwarding = Forwarded::of(settings.x_forwarded, settings.forwarded);
     let (mut via, mut forwarded) = (false, Seen::default());
+    let mut lines = Lines::of(head);
     for field in fields {
         let name = Name::of(field.name);
         let pass = match name {
@@ -117,9 +118,10 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
             _ => true,
         };
         if pass && !connection.names(field.name, name) {
-            put_field(out, field.name, field.value);
+            lines.put(out, field.name, field.value);
         }
     }
+    lines.flush(out);
     match framing {
         Framing::Length(n) => put_length(out, n),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -309,6 +311,9 @@ pub(super) fn put_length(out: &mut Vec<u8>, n: u64) {
 
 /// A number in decimal digits.
 pub(super) fn put_decimal(out: &mut Vec<u8>, mut n: u64) {
+    if n < 10 {
+        return out.push(b'0' + n as u8);
+    }
     let (mut digits, mut at) = ([0; 20], 20);
     loop {
         at -= 1;

@@ -2,7 +2,7 @@
 
 use super::body::Encode;
 use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
-use super::head::{flaw, put_field};
+use super::head::{Lines, flaw, put_field};
 use super::request::{Request, put_decimal, put_length};
 use crate::session::Settings;
 use alloc::vec::Vec;
@@ -27,6 +27,7 @@ pub(super) struct Response {
 /// Reads a whole head; `write` then writes it for the client.
 pub(super) struct Parsed<'h, 'b> {
     pub(super) status: u16,
+    head: &'b [u8],
     minor: u8,
     reason: &'b str,
     fields: &'h [httparse::Header<'b>],
@@ -57,6 +58,7 @@ pub(super) fn parse<R>(
     }
     let mut parsed = Parsed {
         status,
+        head,
         minor,
         reason: response.reason.unwrap_or_default(),
         fields: response.headers,
@@ -118,6 +120,7 @@ impl Parsed<'_, '_> {
         out.push(b' ');
         out.extend_from_slice(self.reason.as_bytes());
         out.extend_from_slice(b"\r\n");
+        let mut lines = Lines::of(self.head);
         for field in self.fields {
             let name = Name::of(field.name);
             let drop = matches!(
@@ -130,9 +133,10 @@ impl Parsed<'_, '_> {
                     | Name::TransferEncoding
             );
             if !drop && !self.connection.names(field.name, name) {
-                put_field(out, field.name, field.value);
+                lines.put(out, field.name, field.value);
             }
         }
+        lines.flush(out);
         if let Some(name) = &settings.via {
             out.extend_from_slice(if self.minor == 1 { b"Via: 1.1 " } else { b"Via: 1.0 " });
             out.extend_from_slice(name.as_bytes());
