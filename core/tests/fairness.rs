@@ -40,14 +40,13 @@ fn quick_turns_spread_within_the_bound_of_the_policy() {
         match policy {
             // In turn: any two counts differ by one at most.
             Policy::RoundRobin => assert!(spread <= 1, "{counts:?}"),
-            // |count − m·w/W| < 1 + n·w/W, here 2, on either side. Without load least-request is this.
-            Policy::Weighted | Policy::LeastRequest => assert!(spread <= 4, "{counts:?}"),
-            // Nobody has a session: the same first choice for ever, by rank.
-            Policy::LeastSession => assert_eq!(counts.iter().max(), Some(&turns)),
-            // Uniform draws; for hashes, of random keys (shares differ by 1/√160 there).
+            // |count − m·w/W| < 1 + n·w/W, here 2, on either side. Without load least-request is this, and
+            // so is least-session, which counts turns where there are no sessions.
+            Policy::Weighted | Policy::LeastRequest | Policy::LeastSession => assert!(spread <= 4, "{counts:?}"),
+            // Uniform draws; for hashes, of random keys (shares differ by 1/√512 there).
             Policy::Random => assert!(chi_square(&counts) < chi_square_limit(n), "{counts:?}"),
             Policy::Maglev => assert!(chi_square(&counts) < chi_square_limit(n), "{counts:?}"),
-            Policy::RingHash => assert!(*counts.iter().max().unwrap() as f64 <= 1_000.0 * 1.35, "{counts:?}"),
+            Policy::RingHash => assert!(*counts.iter().max().unwrap() as f64 <= 1_000.0 * 1.25, "{counts:?}"),
             // Two draws among equals; a sample that is the peak for a moment moves a little.
             Policy::PeakEwma => assert!(*counts.iter().max().unwrap() as f64 <= 1_000.0 * 1.25, "{counts:?}"),
         }

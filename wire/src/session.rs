@@ -91,6 +91,28 @@ pub struct Settings {
     pub log: bool,
 }
 
+impl Default for Settings {
+    /// What a service without any configuration has.
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::Auto,
+            via: None,
+            x_forwarded: Forwarding::Append,
+            forwarded: Forwarding::Keep,
+            reason: true,
+            affinity: Affinity::None,
+            header_bytes: 64 * 1024,
+            header_fields: 100,
+            uri_bytes: 8 * 1024,
+            header_timeout: Duration::from_secs(10),
+            request_timeout: Some(Duration::from_secs(15)),
+            idle_timeout: Duration::from_secs(3600),
+            detect_timeout: Duration::from_millis(5),
+            log: false,
+        }
+    }
+}
+
 /// What the worker knows of the client connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {

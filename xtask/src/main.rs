@@ -1,31 +1,130 @@
-//! `cargo xtask`: everything that is checked, in one place.
+//! `cargo xtask`: the one tool. `cargo xtask test` is the whole gate, here and in CI.
+//!
+//! A step passes, fails, or is skipped with a reason; the summary names every step, how long it took
+//! and what was skipped. `cargo xtask STEP...` runs single steps.
 
-use std::process::{Command, ExitCode};
+mod arrows;
+mod instructions;
+mod links;
+mod steps;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
-/// One check: its name and its command line.
-const STEPS: &[(&str, &[&str])] = &[
-    ("fmt", &["fmt", "--all", "--check"]),
-    ("clippy", &["clippy", "--jobs", "2", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    ("test", &["test", "--jobs", "2", "--workspace"]),
-    ("docs", &["doc", "--jobs", "2", "--workspace", "--no-deps"]),
+/// How a step ended.
+pub(crate) enum Outcome {
+    Passed,
+    /// Not done, and why.
+    Skipped(String),
+    Failed(String),
+}
+
+/// One thing that is checked.
+struct Step {
+    name: &'static str,
+    what: &'static str,
+    run: fn() -> Outcome,
+}
+
+/// In the order of what fails soonest.
+const STEPS: &[Step] = &[
+    Step { name: "install", what: "what the other steps need", run: tools::install },
+    Step { name: "fmt", what: "cargo fmt --check", run: steps::fmt },
+    Step { name: "arrows", what: "which crate may use which", run: arrows::check },
+    Step { name: "links", what: "relative links of the documents", run: links::check },
+    Step { name: "clippy", what: "clippy, warnings denied", run: steps::clippy },
+    Step { name: "unit", what: "unit, property, fairness, churn, transcript tests", run: steps::unit },
+    Step { name: "e2e", what: "real sockets, real clients and servers", run: steps::end_to_end },
+    Step { name: "no-std", what: "core and wire in a program without std", run: steps::no_std },
+    Step { name: "docs", what: "rustdoc, warnings denied", run: steps::docs },
+    Step { name: "licences", what: "cargo deny: licences, bans, sources", run: steps::licences },
+    Step { name: "advisories", what: "cargo deny: known vulnerabilities", run: steps::advisories },
+    Step { name: "instructions", what: "instruction counts of the hot paths", run: instructions::check },
+    Step { name: "fuzz", what: "every fuzz target for a few seconds", run: steps::fuzz },
 ];
 
 fn main() -> ExitCode {
-    let wanted = std::env::args().nth(1).unwrap_or_default();
-    let steps: Vec<_> = STEPS.iter().filter(|(name, _)| wanted == "test" || *name == wanted).collect();
-    if steps.is_empty() {
-        eprintln!("usage: cargo xtask test | fmt | clippy | docs");
-        return ExitCode::from(2);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if std::env::set_current_dir(root()).is_err() {
+        eprintln!("xtask: cannot enter {}", root().display());
+        return ExitCode::FAILURE;
     }
-    let mut failed = 0;
-    for (name, arguments) in &steps {
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["test"] => run(STEPS.iter().collect()),
+        ["generate"] => finish(&[("generate", steps::generate())]),
+        ["bench", ref rest @ ..] => finish(&[("bench", steps::bench(rest))]),
+        ["record"] => finish(&[("record", instructions::record())]),
+        [] | ["help" | "--help" | "-h"] => usage(),
+        ref names => {
+            let steps: Option<Vec<_>> = names.iter().map(|n| STEPS.iter().find(|s| s.name == *n)).collect();
+            match steps {
+                Some(steps) => run(steps),
+                None => usage(),
+            }
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("cargo xtask test               install what is needed, check everything");
+    eprintln!("cargo xtask STEP...            only these steps:");
+    for step in STEPS {
+        eprintln!("    {:14} {}", step.name, step.what);
+    }
+    eprintln!("cargo xtask generate           write the generated pages of docs/");
+    eprintln!("cargo xtask record             record new instruction counts");
+    eprintln!("cargo xtask bench [--help]     compare with nginx and HAProxy on this machine");
+    ExitCode::from(2)
+}
+
+fn run(steps: Vec<&Step>) -> ExitCode {
+    let mut results = Vec::new();
+    for step in steps {
+        println!("\n=== {}: {}", step.name, step.what);
         let began = Instant::now();
-        let passed = Command::new("cargo").args(*arguments).env("RUSTDOCFLAGS", "-D warnings").status();
-        let passed = passed.is_ok_and(|status| status.success());
-        failed += usize::from(!passed);
-        println!("{name}: {} in {:.0?}", if passed { "passed" } else { "FAILED" }, began.elapsed());
+        let outcome = (step.run)();
+        results.push((step.name, outcome, began.elapsed()));
     }
-    println!("{} passed, {failed} failed", steps.len() - failed);
+    println!("\n=== summary");
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (name, outcome, took) in &results {
+        let seconds = took.as_secs_f64();
+        match outcome {
+            Outcome::Passed => {
+                passed += 1;
+                println!("passed   {seconds:7.1} s  {name}");
+            }
+            Outcome::Skipped(why) => {
+                skipped += 1;
+                println!("skipped  {seconds:7.1} s  {name}: {why}");
+            }
+            Outcome::Failed(why) => {
+                failed += 1;
+                println!("FAILED   {seconds:7.1} s  {name}: {why}");
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn finish(results: &[(&str, Outcome)]) -> ExitCode {
+    for (name, outcome) in results {
+        match outcome {
+            Outcome::Passed => {}
+            Outcome::Skipped(why) => println!("{name}: skipped: {why}"),
+            Outcome::Failed(why) => {
+                eprintln!("{name}: {why}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }

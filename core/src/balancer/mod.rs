@@ -43,7 +43,8 @@ pub enum Policy {
     LeastRequest,
     /// Two draws, by latency and turns in flight.
     PeakEwma,
-    /// Fewest sessions.
+    /// Fewest sessions for the weight. Turns, of which there is no session to count, go as with
+    /// [`Policy::LeastRequest`].
     LeastSession,
     /// Consistent hashing on a ring.
     RingHash,

@@ -10,9 +10,13 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// Time constant of the average: after this long, an old value counts e times less.
 const TAU_SECONDS: f64 = 10.0;
-/// Averages below this count as this: what differs there is the measuring process (its event loop, the
-/// scheduler), and following it would make equal endpoints unequal.
-const FLOOR_MICROS: f64 = 1_000.0;
+/// Averages below this count as this: what differs there is as much the measuring process (its event
+/// loop, the scheduler of a busy node) as the endpoint.
+const FLOOR_MICROS: f64 = 5_000.0;
+/// Averages that differ by less than a factor of two count as equal. Were any difference followed, the
+/// slightly slower of equal endpoints would lose every comparison and get nothing for as long as its one
+/// unlucky answer is remembered: shares of 2/3, 1/3 and 0 for three endpoints with one turn in flight.
+const BAND: u64 = (core::f64::consts::LN_2 * ONE) as u64;
 /// Fractional bits of the word.
 const ONE: f64 = (1u64 << 32) as f64;
 /// What a failure counts as, at least: failing fast must not attract.
@@ -57,8 +61,8 @@ fn word(micros: f64, now: Instant) -> u64 {
 
 /// `word(FLOOR_MICROS, now)`.
 fn floor(now: Instant) -> u64 {
-    /// ln 1000.
-    const LN_FLOOR: f64 = 3.0 * core::f64::consts::LN_10;
+    /// ln 5000.
+    const LN_FLOOR: f64 = 4.0 * core::f64::consts::LN_10 - core::f64::consts::LN_2;
     ((LN_FLOOR + tau(now)) * ONE) as u64
 }
 
@@ -67,15 +71,29 @@ pub(crate) fn micros(word: u64, now: Instant) -> f64 {
     libm::exp(word as f64 / ONE - tau(now))
 }
 
-/// The load of an endpoint, comparable with others: its word and its work in flight.
+/// Does `a` promise an earlier answer than `b`? Latencies that count as equal leave it to the work in
+/// flight.
 #[inline]
-pub(crate) fn score(load: &Load) -> u64 {
-    let in_flight = load.turns.load(Relaxed).saturating_add(load.sessions.load(Relaxed)) as usize;
-    let factor = match LN.get(in_flight) {
+pub(crate) fn better(a: &Load, b: &Load) -> bool {
+    let (word_a, word_b) = (a.score.load(Relaxed), b.score.load(Relaxed));
+    let (busy_a, busy_b) = (in_flight(a), in_flight(b));
+    if word_a.abs_diff(word_b) <= BAND {
+        busy_a < busy_b
+    } else {
+        word_a.saturating_add(ln(busy_a)) < word_b.saturating_add(ln(busy_b))
+    }
+}
+
+fn in_flight(load: &Load) -> u32 {
+    load.turns.load(Relaxed).saturating_add(load.sessions.load(Relaxed))
+}
+
+/// `ln(p + 1)` in fixed point.
+fn ln(in_flight: u32) -> u64 {
+    match LN.get(in_flight as usize) {
         Some(&ln) => ln,
-        None => (libm::log(in_flight as f64 + 1.0) * ONE) as u64,
-    };
-    load.score.load(Relaxed).saturating_add(factor)
+        None => (libm::log(f64::from(in_flight) + 1.0) * ONE) as u64,
+    }
 }
 
 /// Sets what is assumed of an endpoint of which nothing is known.
@@ -145,12 +163,14 @@ mod tests {
         assume(&load, Duration::from_millis(10), at(0));
         observe(&load, Duration::from_millis(2_000), at(0), at(100));
         assert!((micros(load.score.load(Relaxed), at(100)) - 2_000_000.0).abs() < 1.0);
-        // 2 s against 167 ms: even after τ·ln(2000/167) = 24.8 s.
+        // 2 s against 167 ms: a factor of two after τ·ln(1000/167) = 17.9 s, and equal from there on.
         let other = Load::default();
-        assume(&other, Duration::from_millis(167), at(24_600));
-        assert!(score(&load) > score(&other));
-        assume(&other, Duration::from_millis(167), at(25_100));
-        assert!(score(&load) < score(&other));
+        assume(&other, Duration::from_millis(167), at(17_800));
+        assert!(better(&other, &load));
+        assume(&other, Duration::from_millis(167), at(18_200));
+        assert!(!better(&other, &load) && !better(&load, &other));
+        load.turns.store(1, Relaxed);
+        assert!(better(&other, &load));
     }
 
     #[test]

@@ -347,6 +347,8 @@ impl Picker {
 
     fn policy(&self, scope: Scope) -> Policy {
         match scope {
+            // A turn is not a session: there is nothing to count but turns.
+            Scope::Turn if self.turn_policy == Policy::LeastSession => Policy::LeastRequest,
             Scope::Turn => self.turn_policy,
             Scope::Session => self.session_policy,
         }
@@ -419,8 +421,13 @@ impl Picker {
                 && load.completions.load(Relaxed) + load.failures.load(Relaxed) == 0
                 && load.turns.load(Relaxed) > 0
         };
-        let score = |i: usize| (untried(i), ewma::score(&self.entries[i].endpoint.load));
-        if score(second) < score(first) { second } else { first }
+        let load = |i: usize| &self.entries[i].endpoint.load;
+        let better = match (untried(first), untried(second)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => ewma::better(load(second), load(first)),
+        };
+        if better { second } else { first }
     }
 
     /// Another by weight, distinct if chance allows.

@@ -2,9 +2,11 @@
 //! conversations with both.
 //!
 //! Backends here are hand-written only for faults that a real server cannot be made to have; the
-//! real ones are in `real.rs`.
+//! real ones are in `peers`.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+pub mod peers;
 
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::Policy;
@@ -45,6 +47,7 @@ impl Proxy {
         change(&mut service);
         let mut config = Config::new();
         config.workers = Some(1);
+        config.admin = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.services.push(service);
         let running = start(config).expect("the proxy starts");
         let Address::Ip(addr) = running.listening["test"][0] else { panic!("a TCP listener") };
@@ -61,6 +64,25 @@ impl Proxy {
         let mut client = self.connect();
         client.write_all(request.as_bytes()).expect("the request is taken");
         read_all(&mut client)
+    }
+
+    /// What the admin API answers.
+    pub fn admin(&self, path: &str) -> String {
+        self.admin_ask("GET", path)
+    }
+
+    pub fn admin_ask(&self, method: &str, path: &str) -> String {
+        let mut client = connect(self.running.admin.expect("an admin API"));
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).expect("sent");
+        read_all(&mut client)
+    }
+
+    /// The service as the admin API describes it.
+    pub fn service(&self) -> serde_json::Value {
+        let answer = self.admin("/api/v1/services/test");
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e} in {answer:?}"))
     }
 
     /// A plain `GET` whose connection ends with it.
@@ -173,4 +195,35 @@ pub fn respond(stream: &mut TcpStream, status: u16, body: &str) -> bool {
 pub fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("an option");
     drop(stream);
+}
+
+/// Waits until `done`, however long that takes within patience. For things that another thread or
+/// process has to notice; nothing is measured by it.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A client that keeps its connection.
+pub struct Client(pub TcpStream);
+
+impl Client {
+    pub fn of(proxy: &Proxy) -> Self {
+        Self(proxy.connect())
+    }
+
+    /// One request, one response.
+    pub fn get(&mut self, path: &str) -> String {
+        self.get_with(path, "")
+    }
+
+    /// The same with more fields, each ended by CRLF.
+    pub fn get_with(&mut self, path: &str, fields: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{fields}\r\n");
+        self.0.write_all(request.as_bytes()).expect("sent");
+        read_response(&mut self.0)
+    }
 }

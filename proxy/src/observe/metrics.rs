@@ -61,7 +61,7 @@ impl Samples<'_, '_> {
     }
 
     fn histogram(&mut self, labels: Labels<'_>, sums: &EndpointSums) -> fmt::Result {
-        let bounds = LATENCY_BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::MAX]);
+        let bounds = LATENCY_BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(sums.latency).collect();
         let count = sums.latency.iter().sum();
         let sum = sums.latency_sum_us as f64 / 1e6;

@@ -1,0 +1,131 @@
+//! Hot paths, run a given number of times for callgrind to count (`cargo xtask instructions`).
+//!
+//! `instructions list` names them; `instructions NAME N` runs one N times.
+
+use evenkeel_core::balancer::{Balancer, Config, Input, Output as Decision, Policy};
+use evenkeel_core::endpoint::EndpointSpec;
+use evenkeel_core::picker::{Ask, Outcome, Picker, Scope};
+use evenkeel_core::rng::Rng;
+use evenkeel_core::time::{Duration, Instant};
+use evenkeel_wire::out::Out;
+use evenkeel_wire::session::{Context, Io, Peer, Protocol, Session, Settings};
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Endpoints to pick from.
+const ENDPOINTS: u16 = 100;
+
+const POLICIES: [(&str, Policy); 8] = [
+    ("pick random", Policy::Random),
+    ("pick round-robin", Policy::RoundRobin),
+    ("pick weighted", Policy::Weighted),
+    ("pick least-request", Policy::LeastRequest),
+    ("pick peak-ewma", Policy::PeakEwma),
+    ("pick least-session", Policy::LeastSession),
+    ("pick ring-hash", Policy::RingHash),
+    ("pick maglev", Policy::Maglev),
+];
+
+/// What wrk sends.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
+/// What a browser sends.
+const BROWSER: &[u8] = b"GET /shop/cart?item=42 HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\nAccept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nCookie: id=6b8b4567327b23c6; theme=dark\r\nConnection: keep-alive\r\nReferer: http://shop.example/shop\r\n\r\n";
+/// What nginx answers.
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Mon, 23 Nov 2026 22:00:00 GMT\r\nContent-Type: text/html\r\nContent-Length: 16\r\nLast-Modified: Mon, 23 Nov 2026 21:00:00 GMT\r\nConnection: keep-alive\r\nETag: \"6b04bb44-62\"\r\nAccept-Ranges: bytes\r\n\r\n0123456789abcdef";
+const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n";
+
+const TURNS: [(&str, &[u8], &[u8]); 3] = [
+    ("http1 turn", REQUEST, RESPONSE),
+    ("http1 turn of a browser", BROWSER, RESPONSE),
+    ("http1 turn chunked", REQUEST, CHUNKED),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["list"] => {
+            POLICIES.iter().for_each(|(name, _)| println!("{name}"));
+            TURNS.iter().for_each(|(name, ..)| println!("{name}"));
+        }
+        [name, n] => {
+            let n = n.parse().unwrap_or(1);
+            if let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == name) {
+                pick(*policy, n);
+            } else if let Some((_, request, response)) = TURNS.iter().find(|(known, ..)| *known == name) {
+                turn(request, response, n);
+            } else {
+                eprintln!("{name} is not known: instructions list");
+                return ExitCode::from(2);
+            }
+        }
+        _ => {
+            eprintln!("usage: instructions list | instructions NAME N");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Picks, and completes at once.
+fn pick(policy: Policy, n: u32) {
+    let picker = picker(policy);
+    let mut rng = Rng::seeded(7);
+    let mut now = Instant::from_nanos(1_000_000_000);
+    for _ in 0..n {
+        now += Duration::from_micros(10);
+        let ask = Ask { scope: Scope::Turn, key: Some(rng.next_u64()), avoid: &[] };
+        if let Ok(ticket) = picker.pick(&ask, &mut rng, now) {
+            let _noticed = black_box(ticket.complete(Outcome::Success(Duration::from_millis(2)), now));
+        }
+    }
+}
+
+fn picker(policy: Policy) -> Arc<Picker> {
+    let now = Instant::from_nanos(1_000_000_000);
+    let config = Config { turn_policy: policy, session_policy: policy, ..Config::default() };
+    let mut balancer = Balancer::new(config, 1, 1, now);
+    let endpoints = (1..=ENDPOINTS).map(|port| EndpointSpec::at(SocketAddr::from(([10, 0, 0, 1], port)))).collect();
+    balancer.handle(Input::Endpoints { source: 0, endpoints }, now);
+    let mut picker = Arc::new(Picker::empty());
+    // Long enough for slow start and for tables that are built in slices.
+    for second in 0..60 {
+        balancer.handle_timeout(now + Duration::from_secs(second));
+        while let Some(decision) = balancer.poll_output() {
+            if let Decision::Publish(published) = decision {
+                picker = published;
+            }
+        }
+    }
+    picker
+}
+
+/// One request and its response through a session.
+fn turn(request: &[u8], response: &[u8], n: u32) {
+    let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let settings = Settings { protocol: Protocol::Http1, ..Settings::default() };
+    let peer = Peer { client: address, local: address, tls: false };
+    let mut now = Instant::from_nanos(1_000_000_000);
+    let context = Context { settings: &settings, peer: &peer, now, may_retry: false };
+    let mut session = Session::new(&context);
+    let (mut client, mut link) = (Vec::new(), Vec::new());
+    for _ in 0..n {
+        now += Duration::from_millis(1);
+        let context = Context { settings: &settings, peer: &peer, now, may_retry: false };
+        let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
+        session.client_data(black_box(request), &mut io, &context);
+        while session.poll_output().is_some() {}
+        session.link_opened(&mut io, &context);
+        session.link_data(black_box(response), &mut io, &context);
+        while let Some(output) = session.poll_output() {
+            black_box(output);
+        }
+        io.client.take_tail();
+        io.link.take_tail();
+        black_box((&client, &link));
+        client.clear();
+        link.clear();
+    }
+    assert!(session.wants_client(), "the session goes on");
+}

@@ -1,0 +1,204 @@
+//! Servers and clients by other people, as processes of their own.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Is the program there? `cargo xtask test` installs what is missing and lets nothing be skipped;
+/// `cargo test` alone passes over what a machine does not have, and says so.
+pub fn have(programs: &[&str]) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+    let missing: Vec<_> =
+        programs.iter().filter(|p| !path.split(':').any(|d| Path::new(d).join(p).is_file())).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(std::env::var_os("EVENKEEL_REQUIRE_PEERS").is_none(), "{missing:?} must be installed");
+    eprintln!("skipped: {missing:?} is not installed");
+    false
+}
+
+/// A Python with aiohttp, requests and prometheus_client, if `cargo xtask install` made one.
+pub fn python() -> Option<PathBuf> {
+    let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/venv/bin/python"));
+    if python.exists() {
+        return Some(python);
+    }
+    assert!(std::env::var_os("EVENKEEL_REQUIRE_PEERS").is_none(), "{} must exist", python.display());
+    eprintln!("skipped: cargo xtask install makes the Python environment that this test needs");
+    None
+}
+
+/// A directory of the test's own.
+pub fn directory(name: &str) -> PathBuf {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}", std::process::id()));
+    fs::create_dir_all(&path).expect("a directory");
+    path
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// A process that ends with the test.
+pub struct Process {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Process {
+    pub fn start(command: &mut Command, directory: PathBuf) -> Self {
+        let log = fs::File::create(directory.join("log")).expect("a log");
+        let errors = log.try_clone().expect("a second handle");
+        let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
+        Self { child: child.unwrap_or_else(|e| panic!("{command:?}: {e}")), directory }
+    }
+
+    /// Waits until somebody listens.
+    pub fn listening(self, addr: SocketAddr) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(addr).is_err() {
+            let log = || fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "nobody listens on {addr}: {}", log());
+            std::thread::yield_now();
+        }
+        self
+    }
+
+    /// Ends it without a word to anybody: SIGKILL.
+    pub fn kill(&mut self) {
+        // Fails only if it is gone already.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        let _removed = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// nginx serving one small page, and its own count of requests.
+pub struct Nginx {
+    pub addr: SocketAddr,
+    pub process: Process,
+}
+
+impl Nginx {
+    pub fn start() -> Self {
+        Self::at(free_port())
+    }
+
+    pub fn at(port: u16) -> Self {
+        let home = directory("nginx");
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        fs::write(home.join("page"), "a page of nginx\n").expect("written");
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {}/{kind};\n", home.display()))
+            .concat();
+        let config = format!(
+            "daemon off; master_process off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;\n\
+             events {{ worker_connections 4096; }}\n\
+             http {{ access_log off; {temporary} keepalive_requests 1000000; client_max_body_size 0;\n\
+             server {{ listen {addr} backlog=4096; root {home}; add_header X-Port {port} always;\n\
+             location /status {{ stub_status; }} location /nothing {{ return 204; }} }} }}\n",
+            home = home.display()
+        );
+        let file = home.join("nginx.conf");
+        fs::write(&file, config).expect("written");
+        let mut command = Command::new("nginx");
+        command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin");
+        command.arg("-p").arg(&home).arg("-c").arg(&file).arg("-e").arg(home.join("error.log"));
+        Self { addr, process: Process::start(&mut command, home).listening(addr) }
+    }
+
+    /// Requests that nginx counted, those of this question included.
+    pub fn requests(&self) -> u64 {
+        let mut stream = super::connect(self.addr);
+        stream.write_all(b"GET /status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
+        let page = super::read_all(&mut stream);
+        let line = page.lines().skip_while(|l| !l.starts_with("server accepts")).nth(1);
+        let number = line.and_then(|l| l.split_whitespace().nth(2)).and_then(|n| n.parse().ok());
+        number.unwrap_or_else(|| panic!("no count in {page:?}"))
+    }
+}
+
+/// What wrk saw.
+#[derive(Debug)]
+pub struct Load {
+    pub requests: u64,
+    /// Answers other than 2xx and 3xx, and broken or refused connections.
+    pub failures: u64,
+    pub said: String,
+}
+
+/// wrk on its way; [`Wrk::done`] waits for it.
+pub struct Wrk(Child);
+
+impl Wrk {
+    pub fn start(addr: SocketAddr, connections: usize, seconds: u64) -> Self {
+        let mut command = Command::new("wrk");
+        command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--timeout", "10s"]);
+        let child = command.arg(format!("http://{addr}/page")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self(child.expect("wrk starts"))
+    }
+
+    pub fn running(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
+    pub fn done(self) -> Load {
+        let out = self.0.wait_with_output().expect("wrk ends");
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let requests = said.lines().find_map(|l| l.trim().split_once(" requests in")?.0.parse().ok());
+        let numbers = |line: &str| line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
+        let failures = said
+            .lines()
+            .filter(|l| l.contains("Socket errors") || l.contains("Non-2xx"))
+            // "Non-2xx or 3xx responses: 7": the digits of the words do not count.
+            .map(|l| numbers(l.split_once(':').map_or(l, |(_, counts)| counts)))
+            .sum();
+        Load { requests: requests.unwrap_or_else(|| panic!("wrk said {said:?}")), failures, said }
+    }
+}
+
+/// A `file://` target that the test rewrites, as a ConfigMap or a controller would: by renaming over it.
+pub struct Catalog {
+    path: PathBuf,
+}
+
+impl Catalog {
+    pub fn new(endpoints: &[SocketAddr]) -> Self {
+        let catalog = Self { path: directory("catalog").join("endpoints.json") };
+        catalog.set(endpoints);
+        catalog
+    }
+
+    pub fn set(&self, endpoints: &[SocketAddr]) {
+        let list: Vec<String> = endpoints.iter().map(|e| format!("\"{e}\"")).collect();
+        let new = self.path.with_extension("new");
+        fs::write(&new, format!("[{}]\n", list.join(", "))).expect("written");
+        fs::rename(&new, &self.path).expect("renamed");
+    }
+
+    pub fn target(&self) -> String {
+        format!("file://{}", self.path.display())
+    }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        if let Some(directory) = self.path.parent() {
+            let _removed = fs::remove_dir_all(directory);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Programs that the steps use, and how they get here.
+
+use crate::Outcome;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Debian packages by the program that they bring.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("nginx", &["nginx", "libnginx-mod-stream"]),
+    ("haproxy", &["haproxy"]),
+    ("wrk", &["wrk"]),
+    ("curl", &["curl"]),
+    ("valgrind", &["valgrind"]),
+    ("python3", &["python3"]),
+    ("cc", &["gcc", "libc6-dev"]),
+];
+
+/// Python packages of the end-to-end tests.
+const PYTHON: &[&str] = &["aiohttp==3.*", "requests==2.*", "prometheus-client==0.*"];
+
+/// Cargo subcommands, by the version that is known to work.
+const CARGO: &[(&str, &str)] = &[("cargo-deny", "0.20"), ("cargo-fuzz", "0.13")];
+
+/// Installs what is missing. What cannot be installed is reported by the step that needs it.
+pub(crate) fn install() -> Outcome {
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .flat_map(|(_, packages)| packages.iter().copied())
+        .collect();
+    let venv_works = python_works();
+    if !missing.is_empty() || (!venv_works && !has_module("ensurepip")) {
+        let mut packages = missing;
+        packages.push("python3-venv");
+        apt(&packages);
+    }
+    if !venv_works {
+        let venv = venv();
+        let program = if has_module("ensurepip") { "python3" } else { "/usr/bin/python3" };
+        quiet(Command::new(program).args(["-m", "venv", "--clear"]).arg(&venv));
+        quiet(
+            Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON),
+        );
+    }
+    for (name, version) in CARGO {
+        if !has(name) {
+            quiet(Command::new("cargo").args(["install", "--locked", "--jobs", "2", "--version", version, name]));
+        }
+    }
+    if !nightly() {
+        quiet(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]));
+    }
+    let wanted = PACKAGES.iter().map(|(p, _)| *p).chain(CARGO.iter().map(|(p, _)| *p));
+    let mut lacking: Vec<&str> = wanted.filter(|program| !has(program)).collect();
+    if !python_works() {
+        lacking.push("python3 with aiohttp and requests");
+    }
+    if !nightly() {
+        lacking.push("the nightly toolchain");
+    }
+    match lacking.is_empty() {
+        true => Outcome::Passed,
+        false => Outcome::Skipped(format!("could not install {}", lacking.join(", "))),
+    }
+}
+
+fn apt(packages: &[&str]) {
+    let sudo = !is_root();
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(if sudo { "sudo" } else { "apt-get" });
+        if sudo {
+            command.args(["-n", "apt-get"]);
+        }
+        // Servers that Debian starts on installation are not wanted: the tests start their own.
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        command
+    };
+    quiet(&mut command(&["update", "-qq"]));
+    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    install.extend_from_slice(packages);
+    quiet(&mut command(&install));
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.starts_with(b"0\n"))
+}
+
+/// Is this program on the path?
+pub(crate) fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    directories.extend(["/usr/sbin".into(), "/usr/bin".into()]);
+    directories.iter().any(|directory| directory.join(program).is_file())
+}
+
+/// The Python environment of the end-to-end tests.
+pub(crate) fn venv() -> PathBuf {
+    crate::root().join("target/venv")
+}
+
+fn python_works() -> bool {
+    let python = venv().join("bin/python");
+    Path::new(&python).exists() && silent(Command::new(python).args(["-c", "import aiohttp, requests, prometheus_client"]))
+}
+
+fn has_module(name: &str) -> bool {
+    silent(Command::new("python3").args(["-c", &format!("import {name}")]))
+}
+
+/// Is there a nightly toolchain (fuzzing needs its sanitizers)?
+pub(crate) fn nightly() -> bool {
+    silent(Command::new("cargo").args(["+nightly", "--version"]))
+}
+
+/// Runs it for its exit code alone.
+fn silent(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// Runs it and says so if it fails.
+fn quiet(command: &mut Command) {
+    println!("    {command:?}");
+    match command.stdin(Stdio::null()).status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => eprintln!("    {command:?}: {status}"),
+        Err(error) => eprintln!("    {command:?}: {error}"),
+    }
+}
