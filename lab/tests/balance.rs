@@ -90,7 +90,8 @@ fn a_key_keeps_its_backend_and_only_the_keys_of_a_lost_backend_move() {
             });
             let mut client = Client::of(&proxy);
             let mut ask = |user: usize| {
-                let fields = if cookie { format!("Cookie: a=b; user=u{user}\r\n") } else { format!("X-User: u{user}\r\n") };
+                let fields =
+                    if cookie { format!("Cookie: a=b; user=u{user}\r\n") } else { format!("X-User: u{user}\r\n") };
                 let answer = client.get_with("/page", &fields);
                 assert_eq!(status(&answer), 200, "{answer}");
                 field(&answer, "x-port").expect("who answered").to_owned()

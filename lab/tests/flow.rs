@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Backend, PATIENCE, Proxy, connect, eventually, field, read_all, read_head, read_response, respond, status};
+use common::{
+    Backend, PATIENCE, Proxy, connect, eventually, field, read_all, read_head, read_response, respond, status,
+};
 use evenkeel_proxy::config::Protocol;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -56,7 +56,16 @@ fn curl_and_nginx_through_everything_curl_can_say() {
     };
     assert_eq!(succeeded(&curl(&[&url("/page")])), "a page of nginx\n");
     // Several on one connection, and what curl counts as connections opened.
-    let two = succeeded(&curl(&["-o", "/dev/null", "-o", "/dev/null", "-w", "%{num_connects} ", &url("/page"), &url("/page")]));
+    let two = succeeded(&curl(&[
+        "-o",
+        "/dev/null",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{num_connects} ",
+        &url("/page"),
+        &url("/page"),
+    ]));
     assert_eq!(two, "1 0 ");
     for version in ["--http1.0", "--http1.1"] {
         assert_eq!(succeeded(&curl(&[version, &url("/page")])), "a page of nginx\n");
@@ -132,7 +141,8 @@ fn an_operator_drains_an_endpoint_and_takes_it_back() {
     let proxy = Proxy::start(&[backends[0].addr, backends[1].addr]);
     let mut client = Client::of(&proxy);
     let mut bodies = |n: usize| {
-        let mut seen: Vec<String> = (0..n).map(|_| client.get("/").split("\r\n\r\n").nth(1).unwrap_or("").into()).collect();
+        let mut seen: Vec<String> =
+            (0..n).map(|_| client.get("/").split("\r\n\r\n").nth(1).unwrap_or("").into()).collect();
         seen.sort();
         seen.dedup();
         seen

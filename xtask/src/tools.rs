@@ -100,7 +100,8 @@ pub(crate) fn venv() -> PathBuf {
 
 fn python_works() -> bool {
     let python = venv().join("bin/python");
-    Path::new(&python).exists() && silent(Command::new(python).args(["-c", "import aiohttp, requests, prometheus_client"]))
+    Path::new(&python).exists()
+        && silent(Command::new(python).args(["-c", "import aiohttp, requests, prometheus_client"]))
 }
 
 fn has_module(name: &str) -> bool {

@@ -160,7 +160,8 @@ impl Wrk {
         let out = self.0.wait_with_output().expect("wrk ends");
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         let requests = said.lines().find_map(|l| l.trim().split_once(" requests in")?.0.parse().ok());
-        let numbers = |line: &str| line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
+        let numbers =
+            |line: &str| line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
         let failures = said
             .lines()
             .filter(|l| l.contains("Socket errors") || l.contains("Non-2xx"))
