@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn evenkeel(arguments: &[&str]) -> Output {
@@ -144,23 +145,29 @@ impl Drop for Proxy {
     }
 }
 
-/// Answers the request of each connection when told to.
+/// Answers one request each time it is told to; connections without a
+/// request (warm links, say) wait beside it.
 fn backend() -> (SocketAddr, std::sync::mpsc::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = listener.local_addr().expect("bound");
     let (go, wait) = std::sync::mpsc::channel();
+    let wait = Arc::new(Mutex::new(wait));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
-                head.push(byte[0]);
-            }
-            if wait.recv().is_err() {
-                return;
-            }
-            let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong");
+            let (mut stream, wait) = (stream.expect("a connection"), Arc::clone(&wait));
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") {
+                    match stream.read(&mut byte) {
+                        Ok(1) => head.push(byte[0]),
+                        _ => return,
+                    }
+                }
+                if wait.lock().expect("no thread panics").recv().is_ok() {
+                    let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong");
+                }
+            });
         }
     });
     (addr, go)

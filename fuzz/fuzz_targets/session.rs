@@ -2,6 +2,7 @@
 #![no_main]
 
 use evenkeel_fuzz::{Event, World};
+use evenkeel_core::end::Cause;
 use evenkeel_wire::session::Protocol;
 
 /// Pieces that make sense, so that the fuzzer gets past the first line.
@@ -42,7 +43,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 if operation % 10 == 2 { Event::Client(bytes) } else { Event::Link(bytes) }
             }
             4 => Event::Opened,
-            5 => Event::Failed,
+            5 => Event::Failed(Cause::ConnectFailed),
             6 => Event::LinkEof,
             7 => Event::ClientEof,
             8 => Event::Wait(1 << (argument % 24)),

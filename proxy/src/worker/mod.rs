@@ -127,7 +127,9 @@ struct Served {
     /// Turns waiting in the queues of all pools.
     waiting: usize,
     budget: RetryBudget,
-    /// A session of this service spoke HTTP: warming links makes sense.
+    /// A link of this service has stayed open after its turn. Endpoints that close
+    /// after each answer are not warmed: one that serves a single connection at a
+    /// time would wait for a request on the warm link, and nobody else be served.
     warms: bool,
 }
 
@@ -356,7 +358,7 @@ impl Worker {
             by_endpoint: HashMap::default(),
             waiting: 0,
             budget: RetryBudget::new(retry.budget, retry.reserve, self.now),
-            warms: service.config.protocol == crate::config::Protocol::Http1,
+            warms: false,
             shared: service,
         });
     }

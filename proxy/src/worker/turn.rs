@@ -39,7 +39,6 @@ impl Worker {
         let Some(Some(served)) = self.services.get_mut(client.service as usize) else { return };
         served.tally.turns.add(1);
         served.tally.turns_active.add(1);
-        served.warms |= want.scope == Scope::Turn;
         served.budget.deposit(self.now);
         client.turns += 1;
         client.turn = Some(Turn::new(want, self.now));
@@ -509,6 +508,7 @@ impl Worker {
             }
         }
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+        served.warms = true;
         let upstream = &served.shared.config.upstream;
         let idle_timeout = upstream.idle_timeout;
         match served.pools.get_mut(pool_index as usize) {

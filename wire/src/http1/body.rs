@@ -185,8 +185,13 @@ fn put_data<'i>(data: &'i [u8], encode: Encode, out: &mut Out<'_, 'i>) {
 
 /// The last chunk, and the trailers that may be passed on.
 fn put_end(section: &[u8], out: &mut Vec<u8>) -> Result<(), Flaw> {
+    let begin = out.len();
     out.extend_from_slice(b"0\r\n");
-    for_each_trailer(section, |name, value| put_field(out, name, value))?;
+    if let Err(flaw) = for_each_trailer(section, |name, value| put_field(out, name, value)) {
+        // A lenient reader could take the last chunk alone for the end.
+        out.truncate(begin);
+        return Err(flaw);
+    }
     out.extend_from_slice(b"\r\n");
     Ok(())
 }

@@ -41,6 +41,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     match parsed.parse_with_uninit_headers(head, &mut room[..limit]) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Flaw::StartLine),
+        Err(httparse::Error::Version) if !names_a_version(head) => return Err(Flaw::StartLine),
         Err(error) => return Err(flaw(error)),
     }
     let (Some(method), Some(path), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
@@ -155,6 +156,14 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         key: affinity_key(fields, context),
         log: settings.log.then(|| log(method, path, host, fields)),
     })
+}
+
+/// Does a start line end in a version of HTTP, if not one that is known here? (RFC 9112, section 2.3)
+fn names_a_version(head: &[u8]) -> bool {
+    let line = head.split(|&b| b == b'\r').next().unwrap_or_default();
+    let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
+        && line.iter().filter(|&&b| b == b' ').count() == 2
 }
 
 /// A request target (RFC 9112, section 3.2), split as far as forwarding needs.

@@ -1,0 +1,225 @@
+//! A worker in miniature: drives a session as the contract in `evenkeel_wire::session` says, and checks
+//! what every session must keep, whatever its peers send.
+
+use evenkeel_core::end::{Cause, End};
+use evenkeel_core::time::{Duration, Instant};
+use evenkeel_wire::out::Out;
+use evenkeel_wire::session::{Context, Io, LinkError, LinkFate, Output, Peer, Protocol, Session, Settings};
+
+/// Something that happens to a session.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    Client(&'a [u8]),
+    ClientEof,
+    Opened,
+    Failed(Cause),
+    Link(&'a [u8]),
+    LinkEof,
+    Wait(u64),
+    Drain,
+}
+
+/// One session and what came of it.
+pub struct World {
+    session: Session,
+    settings: Settings,
+    peer: Peer,
+    now: Instant,
+    client_in: Vec<u8>,
+    link_in: Vec<u8>,
+    /// What the client got.
+    pub to_client: Vec<u8>,
+    /// What endpoints got, each link's bytes for itself.
+    pub links: Vec<Vec<u8>>,
+    pending: Vec<u8>,
+    linked: bool,
+    /// A link is asked for.
+    pub wanted: bool,
+    /// May a turn that an endpoint refuses be run elsewhere?
+    pub may_retry: bool,
+    /// Turns that were.
+    pub retries: usize,
+    /// Turns that ended with a link that any session may use.
+    pub reused: usize,
+    /// The session is over: why, and whether with a reset.
+    pub over: Option<(End, bool)>,
+    fed: usize,
+}
+
+impl World {
+    /// With everything on that a session can do.
+    pub fn new(protocol: Protocol) -> Self {
+        Self::with(Settings { protocol, via: Some("evenkeel".into()), log: true, ..Settings::default() })
+    }
+
+    pub fn with(settings: Settings) -> Self {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
+        let peer = Peer { client: address, local: address, tls: false };
+        let now = Instant::from_nanos(1_000_000_000);
+        let session = Session::new(&Context { settings: &settings, peer: &peer, now, may_retry: false });
+        let mut world = Self {
+            session,
+            settings,
+            peer,
+            now,
+            client_in: Vec::new(),
+            link_in: Vec::new(),
+            to_client: Vec::new(),
+            links: Vec::new(),
+            pending: Vec::new(),
+            linked: false,
+            wanted: false,
+            may_retry: false,
+            retries: 0,
+            reused: 0,
+            over: None,
+            fed: 0,
+        };
+        world.outputs();
+        world
+    }
+
+    pub fn happen(&mut self, event: Event<'_>) {
+        if self.over.is_some() {
+            return;
+        }
+        match event {
+            Event::Client(bytes) => {
+                self.fed += bytes.len();
+                self.client_in.extend_from_slice(bytes);
+            }
+            Event::Link(bytes) if self.linked => {
+                self.fed += bytes.len();
+                self.link_in.extend_from_slice(bytes);
+            }
+            Event::Link(_) => {}
+            Event::ClientEof => {
+                self.call(|s, io, c| s.client_eof(io, c));
+            }
+            Event::Opened if self.wanted => {
+                (self.wanted, self.linked) = (false, true);
+                self.links.push(std::mem::take(&mut self.pending));
+                self.call(|s, io, c| s.link_opened(io, c));
+            }
+            Event::Failed(cause) if self.wanted || self.linked => {
+                (self.wanted, self.linked) = (false, false);
+                self.pending.clear();
+                self.link_in.clear();
+                self.call(|s, io, c| s.link_failed(LinkError::Failed(cause), io, c));
+            }
+            Event::LinkEof if self.linked => self.call(|s, io, c| s.link_eof(io, c)),
+            Event::Opened | Event::Failed(_) | Event::LinkEof => {}
+            Event::Wait(millis) => {
+                self.now += Duration::from_millis(millis);
+                self.call(|s, io, c| s.handle_timeout(io, c));
+            }
+            Event::Drain => self.call(|s, io, c| s.drain(io, c)),
+        }
+        self.feed();
+        self.check();
+    }
+
+    /// Offers what is not consumed, as long as the session takes some of it.
+    fn feed(&mut self) {
+        for _ in 0..10_000 {
+            let mut used = 0;
+            if self.over.is_none() && !self.client_in.is_empty() && self.session.wants_client() {
+                let turn = self.wanted || self.linked;
+                used = self.offer(true);
+                // A link given back is progress too: the rest is offered again.
+                used += usize::from(turn && !self.wanted && !self.linked);
+            }
+            if self.over.is_none() && self.linked && !self.link_in.is_empty() && self.session.wants_link() {
+                used += self.offer(false);
+            }
+            if used == 0 {
+                return;
+            }
+        }
+        panic!("a session that never stops consuming");
+    }
+
+    /// Offers what one side sent; returns how much was used.
+    fn offer(&mut self, from_client: bool) -> usize {
+        let input = std::mem::take(if from_client { &mut self.client_in } else { &mut self.link_in });
+        let (mut client, mut link) = (Vec::new(), Vec::new());
+        let used = {
+            let context =
+                Context { settings: &self.settings, peer: &self.peer, now: self.now, may_retry: self.may_retry };
+            let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
+            let used = match from_client {
+                true => self.session.client_data(&input, &mut io, &context),
+                false => self.session.link_data(&input, &mut io, &context),
+            };
+            io.client.spill();
+            io.link.spill();
+            used
+        };
+        let rest = input.get(used..).expect("no more used than offered").to_vec();
+        *(if from_client { &mut self.client_in } else { &mut self.link_in }) = rest;
+        self.written(client, link);
+        self.outputs();
+        used
+    }
+
+    fn call(&mut self, call: impl FnOnce(&mut Session, &mut Io<'_, '_>, &Context<'_>)) {
+        let (mut client, mut link) = (Vec::new(), Vec::new());
+        {
+            let context =
+                Context { settings: &self.settings, peer: &self.peer, now: self.now, may_retry: self.may_retry };
+            let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
+            call(&mut self.session, &mut io, &context);
+            io.client.spill();
+            io.link.spill();
+        }
+        self.written(client, link);
+        self.outputs();
+    }
+
+    fn written(&mut self, client: Vec<u8>, link: Vec<u8>) {
+        self.to_client.extend_from_slice(&client);
+        match self.links.last_mut() {
+            Some(last) if self.linked => last.extend_from_slice(&link),
+            _ => self.pending.extend_from_slice(&link),
+        }
+    }
+
+    fn outputs(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Want(_) => {
+                    assert!(!self.wanted && !self.linked, "two links at once");
+                    self.wanted = true;
+                }
+                Output::Turn(end) => {
+                    if self.linked && end.fate == LinkFate::Reuse {
+                        self.reused += 1;
+                    }
+                    self.linked = self.linked && end.fate == LinkFate::Keep;
+                    self.wanted = false;
+                    self.pending.clear();
+                    self.link_in.clear();
+                }
+                Output::End { end, abort, .. } => {
+                    assert!(self.over.is_none(), "a session ends once");
+                    self.over = Some((end, abort));
+                }
+                Output::Retry => {
+                    assert!(self.may_retry && self.linked, "nobody allowed a retry");
+                    (self.retries, self.wanted, self.linked) = (self.retries + 1, true, false);
+                    // The worker keeps what it sent until the answer begins.
+                    self.pending = self.links.last().cloned().unwrap_or_default();
+                    self.link_in.clear();
+                }
+                Output::Answered(_) | Output::Tunnel | Output::FinishClient | Output::FinishLink => {}
+            }
+        }
+    }
+
+    /// What is written grows with what was read, never faster: framing and fields of ours are constant
+    /// per message, and a message has bytes of its own.
+    fn check(&self) {
+        let written = self.to_client.len() + self.pending.len() + self.links.iter().map(Vec::len).sum::<usize>();
+        assert!(written <= 64 * 1024 + 300 * self.fed, "{written} bytes written after {} read", self.fed);
+    }
+}
