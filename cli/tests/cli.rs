@@ -107,13 +107,19 @@ impl Proxy {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it runs");
-        let mut log = BufReader::new(child.stderr.take().expect("a pipe"));
+        let log = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut proxy = Self { child, addr: ([127, 0, 0, 1], 0).into(), log };
+        proxy.addr = proxy.listening();
+        proxy
+    }
+
+    /// Reads the log as far as the line that says where it listens.
+    fn listening(&mut self) -> SocketAddr {
         loop {
             let mut line = String::new();
-            assert!(log.read_line(&mut line).expect("a log line") > 0, "it ended");
+            assert!(self.log.read_line(&mut line).expect("a log line") > 0, "it ended");
             if let Some((_, rest)) = line.split_once("\"address\":\"") {
-                let addr = rest.split('"').next().and_then(|a| a.parse().ok()).expect("an address");
-                return Self { child, addr, log };
+                return rest.split('"').next().and_then(|a| a.parse().ok()).expect("an address");
             }
         }
     }
@@ -142,6 +148,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         // Fails if it has ended, as it should have.
         let _ended = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 

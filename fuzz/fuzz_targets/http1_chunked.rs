@@ -34,7 +34,7 @@ fn run(pieces: &[&[u8]]) -> (Vec<u8>, bool, Option<bool>) {
     let sent = &world.links[0];
     let head = sent.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole head") + 4;
     let (content, complete) = decode(&sent[head..]);
-    (content, complete, world.over)
+    (content, complete, world.over.map(|(_, abort)| abort))
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

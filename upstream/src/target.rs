@@ -29,7 +29,7 @@ pub enum Target {
         /// Which port of an EndpointSlice, by name or number; may be left out if there is one.
         port: Option<String>,
     },
-    /// The A and AAAA records of a name.
+    /// The A records of a name, or its AAAA records if it has no A.
     Dns {
         /// The name.
         name: String,

@@ -1,5 +1,7 @@
 //! Endpoints from DNS: the addresses of a headless Service, or SRV records.
 //!
+//! A name with IPv4 and IPv6 addresses has its Pods twice: IPv4 is used, and IPv6 where there is no IPv4.
+//!
 //! Asked again when the answer's time is over (with some jitter, so that many evenkeels do not ask at
 //! once), or when an endpoint failed and the answer may be out of date. A failure keeps the last good
 //! set; "no such name" is one too, for a name server that just restarted says so of every name.
@@ -7,7 +9,7 @@
 use super::{Sink, Update};
 use evenkeel_core::endpoint::{EndpointSpec, Readiness};
 use evenkeel_core::rng::Rng;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use hickory_resolver::{Resolver, TokioResolver};
@@ -20,14 +22,24 @@ use tokio::sync::Notify;
 const MIN_LIFE: Duration = Duration::from_secs(1);
 /// And at most this long: a headless Service can change any time.
 const MAX_LIFE: Duration = Duration::from_secs(30);
+/// Longest wait for an answer, all name servers, tries and record types together.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// Wait after a first failure; doubled with every further one, up to [`MAX_LIFE`].
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) enum Question {
-    /// A and AAAA, and the port.
+    /// A or AAAA, and the port.
     Addresses(String, u16),
     /// SRV.
     Services(String),
+}
+
+impl Question {
+    fn name(&self) -> &str {
+        match self {
+            Self::Addresses(name, _) | Self::Services(name) => name,
+        }
+    }
 }
 
 pub(super) async fn run(question: Question, server: Option<SocketAddr>, again: Arc<Notify>, sink: Sink) {
@@ -35,7 +47,11 @@ pub(super) async fn run(question: Question, server: Option<SocketAddr>, again: A
     let mut last: Option<Update> = None;
     let mut failures = 0u32;
     loop {
-        let (update, life) = match ask(&question, server).await {
+        let answer = match tokio::time::timeout(PATIENCE, ask(&question, server)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("{}: no answer within {PATIENCE:?}", question.name())),
+        };
+        let (update, life) = match answer {
             Ok((mut endpoints, life)) => {
                 failures = 0;
                 endpoints.sort_by(|a, b| a.address.cmp(&b.address));
@@ -109,7 +125,7 @@ async fn services(resolver: &TokioResolver, name: &str) -> Result<(Vec<EndpointS
 /// A resolver per question: its cache would only answer what we ask because we doubt it, and the
 /// system's configuration may have changed.
 fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
-    let builder = match server {
+    let mut builder = match server {
         None => Resolver::builder_tokio().map_err(|error| error.to_string())?,
         Some(server) => {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
@@ -121,6 +137,7 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
             Resolver::builder_with_config(config, TokioRuntimeProvider::default())
         }
     };
+    builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
     builder.build().map_err(|error| error.to_string())
 }
 

@@ -23,7 +23,11 @@ const POLL: Duration = Duration::from_secs(5);
 pub(super) async fn run(path: PathBuf, port: Option<String>, sink: Sink) {
     let (events, mut changed) = mpsc::channel(1);
     let directory = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let watcher = notify::recommended_watcher(move |_| {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| event.kind.is_access()) {
+            // Perhaps our own.
+            return;
+        }
         // One waiting event is enough: the file is read as it is then.
         let _pending = events.try_send(());
     });
