@@ -107,8 +107,8 @@ pub struct Upstream {
     pub max_idle: usize,
     /// An idle pooled connection is closed after this.
     pub idle_timeout: Duration,
-    /// Connections per worker and endpoint; turns wait beyond.
-    pub max_connections: usize,
+    /// Connections per worker and endpoint; turns wait beyond. `None`: as many as there are sessions.
+    pub max_connections: Option<usize>,
 }
 
 /// Which endpoint.
@@ -241,7 +241,7 @@ impl Service {
                 connect_timeout: Duration::from_secs(1),
                 max_idle: 1024,
                 idle_timeout: Duration::from_secs(60),
-                max_connections: 1024,
+                max_connections: None,
             },
             balance: Balance { core: balancer::Config::default(), affinity: Affinity::default() },
             check: None,

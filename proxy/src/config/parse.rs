@@ -234,7 +234,15 @@ fn upstream(section: &mut Section<'_>, service: &mut Service) {
         upstream.duration("connect_timeout", &mut u.connect_timeout);
         upstream.count("max_idle", &mut u.max_idle, 0);
         upstream.duration("idle_timeout", &mut u.idle_timeout);
-        upstream.count("max_connections", &mut u.max_connections, 1);
+        upstream.set(
+            "max_connections",
+            &mut u.max_connections,
+            "a whole number from 1 up, or off",
+            |text| match text {
+                "off" => Some(None),
+                _ => text.parse().ok().filter(|&n| n > 0).map(Some),
+            },
+        );
         upstream.later("protocol");
         upstream.later("tls");
     });

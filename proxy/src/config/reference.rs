@@ -90,9 +90,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "services[].upstream.max_connections",
-        "count",
-        "1024",
-        "Connections for each worker and endpoint; further requests wait in a queue.",
+        "count, `off`",
+        "off",
+        "Connections for each worker and endpoint; further requests and sessions wait in a queue. Off: a session needs one at a time, so `limits.sessions` bounds them.",
     ),
     key(
         "services[].balance.policy",

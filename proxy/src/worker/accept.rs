@@ -4,9 +4,10 @@
 //! workers (`SO_REUSEPORT`) would be the problem that evenkeel exists for, inside evenkeel.
 
 use super::client::Client;
+use super::complaints::Subject;
 use super::socket::{self, Listener};
 use super::{Accepted, Command, LISTENERS, Timer, Worker};
-use evenkeel_core::end::Cause;
+use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_core::time::Duration;
 use evenkeel_wire::session::{Context, Peer, Session};
 use mio::Token;
@@ -76,7 +77,10 @@ impl Worker {
         let tally = &served.tally;
         tally.accepted.add(1);
         if self.draining || !served.shared.admit() {
-            tally.ends[if self.draining { Cause::Shutdown } else { Cause::Overload } as usize].add(1);
+            let cause = if self.draining { Cause::Shutdown } else { Cause::Overload };
+            tally.ends[cause as usize].add(1);
+            let subject = Subject { service: &served.shared.config.name, client, endpoint: None };
+            self.complaints.hear(End { cause, phase: Phase::Detect }, &subject, self.now);
             return;
         }
         let key = self.sessions.next_key();

@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::client::Leaving;
+use super::complaints::{Subject, is_clients};
 use super::slab::Key;
 use super::turn::DRAIN_SPREAD;
 use crate::registry::SessionView;
@@ -18,6 +19,13 @@ impl Worker {
         let until = self.farewell();
         let Some(client) = self.sessions.get_mut(key) else { return };
         if client.leaving.is_none() {
+            // Turns that the endpoint or we failed were heard of when they ended.
+            if is_clients(end.cause)
+                && let Some(Some(served)) = self.services.get(client.service as usize)
+            {
+                let (service, client) = (&*served.shared.config.name, client.peer.client);
+                self.complaints.hear(end, &Subject { service, client, endpoint: None }, self.now);
+            }
             client.leaving = Some(Leaving { end, abort, linger, lingering: false, until });
         }
         if let Some(link) = client.link.take() {

@@ -14,6 +14,7 @@
 mod accept;
 mod buffer;
 mod client;
+mod complaints;
 mod depart;
 mod drive;
 mod link;
@@ -24,6 +25,7 @@ mod wheel;
 
 use self::buffer::Pool;
 use self::client::Client;
+use self::complaints::Complaints;
 use self::link::{EndpointPool, Link, LinkState};
 use self::slab::{Key, Slab};
 use self::socket::{Listener, Stream};
@@ -174,6 +176,7 @@ pub(crate) struct Worker {
     peers: Arc<[Arc<Handle>]>,
     facts: tokio::sync::mpsc::Sender<Fact>,
     access: Option<crate::observe::access::AccessLog>,
+    complaints: Complaints,
     heartbeat: Arc<Heartbeat>,
     origin: std::time::Instant,
     now: Instant,
@@ -217,6 +220,7 @@ impl Worker {
             peers: spawn.peers,
             facts: spawn.facts,
             access: spawn.access,
+            complaints: Complaints::new(now),
             heartbeat,
             origin: spawn.origin,
             now,

@@ -10,6 +10,7 @@
 //! * 503: idempotent ones, if configured.
 
 use super::client::Turn;
+use super::complaints::{Subject, is_clients};
 use super::drive::until;
 use super::link::{EndpointPool, Link, LinkState};
 use super::slab::Key;
@@ -96,7 +97,8 @@ impl Worker {
                 return self.attach(key, link_key);
             }
             let Some(pool) = self.pool_mut(index, pool_index) else { return };
-            if pool.open >= self.max_connections(index) {
+            let open = pool.open;
+            if self.max_connections(index).is_some_and(|most| open >= most) {
                 return self.enqueue(key, index, pool_index);
             }
             match self.connect(index, pool_index, Some(key)) {
@@ -115,8 +117,8 @@ impl Worker {
         }
     }
 
-    fn max_connections(&self, service: u32) -> usize {
-        self.services[service as usize].as_ref().map_or(0, |s| s.shared.config.upstream.max_connections)
+    fn max_connections(&self, service: u32) -> Option<usize> {
+        self.services[service as usize].as_ref()?.shared.config.upstream.max_connections
     }
 
     fn pool_mut(&mut self, service: u32, pool: u32) -> Option<&mut EndpointPool> {
@@ -450,6 +452,12 @@ impl Worker {
         served.tally.turns_active.sub(1);
         if let Some(failure) = end.failure {
             served.tally.failures[failure.cause as usize].add(1);
+            if !is_clients(failure.cause) {
+                let pool = served.pools.get(turn.pool as usize).and_then(Option::as_ref);
+                let endpoint = pool.filter(|_| turn.ticket.is_some()).map(|p| &p.endpoint.address);
+                let (service, client) = (&*served.shared.config.name, client.peer.client);
+                self.complaints.hear(failure, &Subject { service, client, endpoint }, now);
+            }
         }
         let outcome = outcome(&turn, &end, now);
         if let (Some(record), Some(access)) = (&end.log, &self.access) {
