@@ -34,6 +34,11 @@ pub(crate) fn end_to_end() -> Outcome {
     }
 }
 
+/// The first command of the README, shortened, in the profile that is built already.
+pub(crate) fn demo() -> Outcome {
+    cargo(&["run", "--jobs", "2", "--quiet", "--", "demo", "--duration", "1500ms"])
+}
+
 /// Links core and wire into a program without std, and runs it.
 pub(crate) fn no_std() -> Outcome {
     let mut command = Command::new("cargo");
