@@ -36,7 +36,7 @@ pub(crate) fn end_to_end() -> Outcome {
 
 /// The first command of the README, shortened, in the profile that is built already.
 pub(crate) fn demo() -> Outcome {
-    cargo(&["run", "--jobs", "2", "--quiet", "--", "demo", "--duration", "1500ms"])
+    cargo(&["run", "--jobs", "2", "--quiet", "--", "demo", "--duration", "2s"])
 }
 
 /// Links core and wire into a program without std, and runs it.

@@ -435,7 +435,7 @@ impl Screen {
         } else {
             let line = self.line();
             lines.push(match way {
-                Way::Service => line.put(Style::Dim, " skew that chance gives on average").right(
+                Way::Service => line.put(Style::Dim, " skew to be expected of chance").right(
                     COLUMN,
                     Style::Dim,
                     &format!("{:.2}", self.chance_skew),
