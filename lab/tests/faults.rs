@@ -232,3 +232,40 @@ fn an_early_answer_to_an_upload_arrives() {
         upload.join().expect("the uploader ends");
     }
 }
+
+#[test]
+fn a_503_is_tried_elsewhere_if_configured_and_passed_on_if_not() {
+    let ask = |asked: bool, request: &str| {
+        let (busy, good) =
+            (Backend::start(|mut s, _| while respond(&mut s, 503, "busy") {}), Backend::answering("good"));
+        let proxy = Proxy::with(&[busy.addr, good.addr], |service| service.retry.on_unavailable = asked);
+        // Whoever is first in turn, one of two is with the busy one.
+        let mut statuses = [proxy.ask(request), proxy.ask(request)].map(|response| status(&response));
+        statuses.sort_unstable();
+        statuses
+    };
+    let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(ask(false, get), [200, 503]);
+    assert_eq!(ask(true, get), [200, 200]);
+    // It answered, so it may have run.
+    assert_eq!(ask(true, post), [200, 503]);
+}
+
+#[test]
+fn a_backend_that_serves_one_connection_at_a_time_is_not_blocked_by_a_warm_link() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            if !read_head(&mut stream).is_empty() {
+                // The next request, or the end of the test, is of no interest.
+                let _gone = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\ndone");
+            }
+        }
+    });
+    let proxy = Proxy::start(&[addr]);
+    for _ in 0..5 {
+        assert_eq!(status(&proxy.get("/")), 200);
+    }
+}

@@ -2,8 +2,9 @@
 
 mod common;
 
+use common::peers::Catalog;
 use common::{
-    Backend, PATIENCE, Proxy, connect, eventually, field, read_all, read_head, read_response, respond, status,
+    Backend, Client, PATIENCE, Proxy, connect, eventually, field, read_all, read_head, read_response, respond, status,
 };
 use evenkeel_proxy::config::Protocol;
 use std::io::{Read, Write};
@@ -330,4 +331,18 @@ fn a_drain_under_load_finishes_every_request_and_tells_every_client() {
     clients.into_iter().for_each(|client| client.join().expect("every request was answered"));
     assert!(proxy.running.wait(PATIENCE), "all sessions are over");
     assert!(TcpStream::connect(addr).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn a_new_endpoint_is_connected_to_before_its_first_request() {
+    let (old, new) = (Backend::answering("old"), Backend::answering("new"));
+    let catalog = Catalog::new(&[old.addr]);
+    let proxy = Proxy::to(&catalog.target(), |_| {});
+    let mut client = Client::of(&proxy);
+    assert_eq!(status(&client.get("/")), 200);
+    catalog.set(&[old.addr, new.addr]);
+    // No request is under way.
+    eventually("a warm link", || new.connections() == 1);
+    assert!((0..4).any(|_| client.get("/").ends_with("new")));
+    assert_eq!(new.connections(), 1);
 }
