@@ -58,8 +58,10 @@ closed_list! {
         EndpointProtocol = "endpoint-protocol",
         /// The endpoint did not answer in time.
         EndpointTimeout = "endpoint-timeout",
-        /// The endpoint left and its drain grace ended.
+        /// The endpoint left; the session was asked to go, or its drain grace ended.
         EndpointDrained = "endpoint-drained",
+        /// The client was asked to come back and go to another endpoint, for balance.
+        Moved = "moved",
         /// Nothing was said on an open connection for the idle timeout.
         Idle = "idle",
         /// evenkeel refused or ended it to stay within its own limits.

@@ -2,8 +2,9 @@
 
 use crate::detect::{Verdict, detect};
 use crate::http1::Http1;
-use crate::session::{Context, Io, LinkError, LinkFate, Output, Protocol, Reason, Settings, TurnEnd, Want};
+use crate::session::{Context, Io, Leave, LinkError, LinkFate, Output, Protocol, Reason, Settings, TurnEnd, Want};
 use crate::tunnel::Tunnel;
+use crate::websocket::WebSocket;
 use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_core::hash::hash;
 use evenkeel_core::picker::Scope;
@@ -23,6 +24,7 @@ enum Engine {
     Detect(Detect),
     Http1(Http1),
     Tunnel(Tunnel),
+    WebSocket(WebSocket),
     Over(Phase),
 }
 
@@ -78,6 +80,7 @@ impl Session {
             }
             Engine::Http1(http) => http.client_data(input, io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.client_data(input, io, context),
+            Engine::WebSocket(socket) => socket.client_data(input, io, &mut self.outputs, context),
             Engine::Over(_) => input.len(),
         }
     }
@@ -92,6 +95,7 @@ impl Session {
             Engine::Detect(_) => self.over(End { cause: Cause::Done, phase: Phase::Detect }),
             Engine::Http1(http) => http.client_eof(&mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.client_eof(&mut self.outputs, context),
+            Engine::WebSocket(socket) => socket.client_eof(&mut self.outputs, context),
             Engine::Over(_) => {}
         }
     }
@@ -101,7 +105,7 @@ impl Session {
         match &mut self.engine {
             Engine::Detect(detection) => detection.linked = true,
             Engine::Http1(http) => http.link_opened(context),
-            Engine::Tunnel(_) | Engine::Over(_) => {}
+            Engine::Tunnel(_) | Engine::WebSocket(_) | Engine::Over(_) => {}
         }
     }
 
@@ -114,15 +118,17 @@ impl Session {
             }
             Engine::Http1(http) => {
                 let used = http.link_data(input, io, &mut self.outputs, context);
-                let Some((status, client_eof)) = http.upgraded() else { return used };
-                self.engine = Engine::Tunnel(Tunnel::new(Some(status), client_eof, context.now));
+                let Some(upgraded) = http.upgraded() else { return used };
+                self.engine = if upgraded.websocket {
+                    Engine::WebSocket(WebSocket::new(upgraded.client_eof, context.now))
+                } else {
+                    Engine::Tunnel(Tunnel::new(Some(101), upgraded.client_eof, context.now))
+                };
                 used + self.link_data(&input[used..], io, context)
             }
-            Engine::Tunnel(tunnel) if input.is_empty() => {
-                let _ = tunnel;
-                0
-            }
+            _ if input.is_empty() => 0,
             Engine::Tunnel(tunnel) => tunnel.link_data(input, io, &mut self.outputs, context),
+            Engine::WebSocket(socket) => socket.link_data(input, io, &mut self.outputs, context),
             Engine::Over(_) => input.len(),
         }
     }
@@ -136,6 +142,7 @@ impl Session {
             }
             Engine::Http1(http) => http.link_eof(io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.link_eof(&mut self.outputs, context),
+            Engine::WebSocket(socket) => socket.link_eof(io, &mut self.outputs, context),
             Engine::Over(_) => {}
         }
     }
@@ -157,18 +164,42 @@ impl Session {
             }
             Engine::Http1(http) => http.link_failed(error, io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.link_failed(error, &mut self.outputs),
+            Engine::WebSocket(socket) => socket.link_failed(error, io, &mut self.outputs, context),
             Engine::Over(_) => {}
         }
     }
 
-    /// The process leaves: an HTTP session ends with its present turn, or now if it has none.
-    pub fn drain(&mut self, _io: &mut Io<'_, '_>, _context: &Context<'_>) {
+    /// The process leaves: an HTTP session ends with its present turn, or now if it has none; a WebSocket
+    /// session is asked to go.
+    pub fn drain(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
         match &mut self.engine {
             Engine::Detect(Detect { asked: false, .. }) => {
                 self.over(End { cause: Cause::Shutdown, phase: Phase::Detect });
             }
             Engine::Http1(http) => http.drain(&mut self.outputs),
+            Engine::WebSocket(socket) => socket.leave(Leave::Shutdown, io, &mut self.outputs, context),
             Engine::Detect(_) | Engine::Tunnel(_) | Engine::Over(_) => {}
+        }
+    }
+
+    /// Asks a session that stays with its endpoint to go; it then ends with an [`Output::End`], by its
+    /// protocol's means. False: its protocol has none, or it is going already.
+    pub fn leave(&mut self, leave: Leave, io: &mut Io<'_, '_>, context: &Context<'_>) -> bool {
+        match &mut self.engine {
+            Engine::WebSocket(socket) if !socket.is_leaving() => {
+                socket.leave(leave, io, &mut self.outputs, context);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Can the session be asked to go ([`Session::leave`])? `Some(true)`: now, without waiting for the end
+    /// of a message.
+    pub fn can_leave(&self) -> Option<bool> {
+        match &self.engine {
+            Engine::WebSocket(socket) if !socket.is_leaving() => Some(socket.is_between_messages()),
+            _ => None,
         }
     }
 
@@ -189,6 +220,7 @@ impl Session {
             }
             Engine::Http1(http) => http.handle_timeout(io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.handle_timeout(&mut self.outputs, context),
+            Engine::WebSocket(socket) => socket.handle_timeout(io, &mut self.outputs, context),
             Engine::Over(_) => {}
         }
     }
@@ -204,6 +236,7 @@ impl Session {
             Engine::Detect(detection) => Some(detection.timeout(settings)),
             Engine::Http1(http) => http.timeout(settings),
             Engine::Tunnel(tunnel) => Some(tunnel.timeout(settings)),
+            Engine::WebSocket(socket) => Some(socket.timeout(settings)),
             Engine::Over(_) => None,
         }
     }
@@ -214,6 +247,7 @@ impl Session {
             Engine::Detect(_) => true,
             Engine::Http1(http) => http.wants_client(),
             Engine::Tunnel(tunnel) => tunnel.wants_client(),
+            Engine::WebSocket(socket) => socket.wants_client(),
             Engine::Over(_) => false,
         }
     }
@@ -224,6 +258,7 @@ impl Session {
             Engine::Detect(detection) => detection.linked,
             Engine::Http1(http) => http.wants_link(),
             Engine::Tunnel(tunnel) => tunnel.wants_link(),
+            Engine::WebSocket(socket) => socket.wants_link(),
             Engine::Over(_) => false,
         }
     }
@@ -233,7 +268,7 @@ impl Session {
         match &self.engine {
             Engine::Detect(_) => Phase::Detect,
             Engine::Http1(http) => http.phase(),
-            Engine::Tunnel(_) => Phase::Relay,
+            Engine::Tunnel(_) | Engine::WebSocket(_) => Phase::Relay,
             Engine::Over(phase) => *phase,
         }
     }
@@ -244,6 +279,7 @@ impl Session {
             Engine::Detect(_) | Engine::Over(_) => "unknown",
             Engine::Http1(_) => "http/1.1",
             Engine::Tunnel(_) => "tcp",
+            Engine::WebSocket(_) => "websocket",
         }
     }
 

@@ -13,3 +13,4 @@ pub mod http1;
 pub mod out;
 pub mod session;
 pub mod tunnel;
+mod websocket;

@@ -233,6 +233,17 @@ pub enum Output {
     },
 }
 
+/// Why a session is to end, or to go on elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    /// The process leaves.
+    Shutdown,
+    /// Its endpoint has more than its share.
+    Move,
+    /// Its endpoint leaves.
+    EndpointDrained,
+}
+
 /// Why a link could not be had, or broke.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkError {
@@ -255,4 +266,6 @@ pub enum Reason {
     Response,
     /// Nothing was said for too long.
     Idle,
+    /// A peer was asked to end the session.
+    Farewell,
 }

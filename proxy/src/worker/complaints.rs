@@ -63,7 +63,10 @@ impl Complaints {
 }
 
 fn is_failure(cause: Cause) -> bool {
-    !matches!(cause, Cause::Done | Cause::ClientClosed | Cause::Idle | Cause::Shutdown | Cause::EndpointDrained)
+    !matches!(
+        cause,
+        Cause::Done | Cause::ClientClosed | Cause::Idle | Cause::Shutdown | Cause::EndpointDrained | Cause::Moved
+    )
 }
 
 /// Is the client to blame?

@@ -52,8 +52,19 @@ enum State {
     Head,
     Turn(Turn),
     /// Switched to another protocol; the session takes over.
-    Upgraded,
+    Upgraded {
+        /// To WebSocket.
+        websocket: bool,
+    },
     Closed,
+}
+
+/// A connection that switched protocols.
+pub(crate) struct Upgraded {
+    /// To WebSocket.
+    pub(crate) websocket: bool,
+    /// The client will say no more.
+    pub(crate) client_eof: bool,
 }
 
 /// What became of a response head.
@@ -168,7 +179,9 @@ impl Http1 {
     }
 
     fn begin_turn(&mut self, request: Request, outputs: &mut Outputs, context: &Context<'_>) {
-        outputs.want(Want { scope: Scope::Turn, key: request.key, idempotent: request.idempotent });
+        // What becomes a session is placed like one.
+        let scope = if request.upgrade { Scope::Session } else { Scope::Turn };
+        outputs.want(Want { scope, key: request.key, idempotent: request.idempotent });
         self.since = context.now;
         (self.scan, self.blank_lines, self.begun) = (Scan::default(), 0, false);
         self.state = State::Turn(Turn {
@@ -193,7 +206,7 @@ impl Http1 {
                 self.fail(End { cause: Cause::ClientClosed, phase: self.phase() }, true, outputs);
             }
             // Half-closed: it waits for its answer.
-            State::Turn(_) | State::Upgraded | State::Closed => {}
+            State::Turn(_) | State::Upgraded { .. } | State::Closed => {}
         }
     }
 
@@ -279,7 +292,7 @@ impl Http1 {
             Ok(Next::Tunnel) => {
                 outputs.answered(Some(101));
                 outputs.tunnel();
-                self.state = State::Upgraded;
+                self.state = State::Upgraded { websocket: turn.request.websocket };
             }
             Ok(Next::Retry) => {
                 outputs.retry();
@@ -478,7 +491,7 @@ impl Http1 {
                 );
                 self.close(end, true, outputs);
             }
-            Some((_, Reason::Idle | Reason::Detect)) => match &self.state {
+            Some((_, Reason::Idle | Reason::Detect | Reason::Farewell)) => match &self.state {
                 State::Turn(turn) => {
                     // Nobody moved for the idle timeout; whose turn it was to move is to blame.
                     let cause = if turn.upload.is_done() { Cause::EndpointTimeout } else { Cause::ClientTimeout };
@@ -496,20 +509,23 @@ impl Http1 {
                 Some((self.since + settings.request_timeout?, Reason::Response))
             }
             State::Head | State::Turn(_) => Some((self.since + settings.idle_timeout, Reason::Idle)),
-            State::Upgraded | State::Closed => None,
+            State::Upgraded { .. } | State::Closed => None,
         }
     }
 
-    /// After a switch of protocols: the status, and whether the client's side has ended.
-    pub(crate) fn upgraded(&self) -> Option<(u16, bool)> {
-        matches!(self.state, State::Upgraded).then_some((101, self.client_eof))
+    /// After a switch of protocols: to what.
+    pub(crate) fn upgraded(&self) -> Option<Upgraded> {
+        match self.state {
+            State::Upgraded { websocket } => Some(Upgraded { websocket, client_eof: self.client_eof }),
+            _ => None,
+        }
     }
 
     pub(crate) fn wants_client(&self) -> bool {
         match &self.state {
             State::Head => true,
             State::Turn(turn) => !turn.upload.is_done(),
-            State::Upgraded | State::Closed => false,
+            State::Upgraded { .. } | State::Closed => false,
         }
     }
 
@@ -523,7 +539,7 @@ impl Http1 {
             State::Head | State::Closed => Phase::Idle,
             State::Turn(Turn { response: Some(_), .. }) => Phase::Response,
             State::Turn(_) => Phase::Wait,
-            State::Upgraded => Phase::Relay,
+            State::Upgraded { .. } => Phase::Relay,
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Request {
     pub(super) close: bool,
     /// The client offered to switch protocols.
     pub(super) upgrade: bool,
+    /// To WebSocket (RFC 6455, section 4.1).
+    pub(super) websocket: bool,
     pub(super) framing: Framing,
     pub(super) key: Option<u64>,
     pub(super) log: Option<Box<TurnLog>>,
@@ -152,6 +154,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         minor,
         close: connection.close || (minor == 0 && !connection.keep_alive),
         upgrade: upgrade.is_some(),
+        websocket: upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")),
         framing,
         key: affinity_key(fields, context),
         log: settings.log.then(|| log(method, path, host, fields)),

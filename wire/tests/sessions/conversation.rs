@@ -3,7 +3,7 @@
 
 use crate::world::{Event, World};
 use evenkeel_core::end::Cause;
-use evenkeel_wire::session::Settings;
+use evenkeel_wire::session::{Leave, Settings};
 
 /// What somebody says, or is to hear.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub enum Step<'a> {
     Reused(usize),
     /// The process begins to leave.
     Drain,
+    /// The session is asked to go.
+    Ask(Leave),
     /// So many milliseconds pass.
     Wait(u64),
     /// The session is over: with FIN, for this reason.
@@ -37,7 +39,7 @@ pub enum Step<'a> {
 }
 
 use Step::{
-    Breaks, Client, ClientEnds, ClientGets, Drain, Endpoint, EndpointEnds, Ends, LinkFails, LinkGets, NewLinkGets,
+    Ask, Breaks, Client, ClientEnds, ClientGets, Drain, Endpoint, EndpointEnds, Ends, LinkFails, LinkGets, NewLinkGets,
     Reused, Wait,
 };
 
@@ -60,16 +62,17 @@ fn play_pieces(settings: &Settings, steps: &[Step<'_>], may_retry: bool, size: u
     for (number, step) in steps.iter().enumerate() {
         let place = format!("step {number}, pieces of {size}: {step:?}");
         match *step {
-            Client(text) => text.as_bytes().chunks(size).for_each(|piece| world.happen(Event::Client(piece))),
-            Endpoint(text) => text.as_bytes().chunks(size).for_each(|piece| world.happen(Event::Link(piece))),
+            Client(text) => bytes(text).chunks(size).for_each(|piece| world.happen(Event::Client(piece))),
+            Endpoint(text) => bytes(text).chunks(size).for_each(|piece| world.happen(Event::Link(piece))),
             ClientEnds => world.happen(Event::ClientEof),
             EndpointEnds => world.happen(Event::LinkEof),
             LinkFails(cause) => world.happen(Event::Failed(cause)),
             Drain => world.happen(Event::Drain),
+            Ask(leave) => world.happen(Event::Leave(leave)),
             Wait(millis) => world.happen(Event::Wait(millis)),
             ClientGets(text) => {
                 let heard = &world.to_client[client_heard..];
-                assert_eq!(one_chunk(heard), one_chunk(text.as_bytes()), "{place}");
+                assert_eq!(one_chunk(heard), one_chunk(&bytes(text)), "{place}");
                 client_heard = world.to_client.len();
             }
             NewLinkGets(text) => {
@@ -92,19 +95,19 @@ fn play_pieces(settings: &Settings, steps: &[Step<'_>], may_retry: bool, size: u
 
 fn hears(world: &World, heard: &mut usize, text: &str, place: &str) {
     let link = world.links.last().expect(place);
-    assert_eq!(one_chunk(&link[*heard..]), one_chunk(text.as_bytes()), "{place}");
+    assert_eq!(one_chunk(&link[*heard..]), one_chunk(&bytes(text)), "{place}");
     *heard = link.len();
 }
 
 /// The bytes with chunks that follow each other made one: where a body was cut into chunks is nobody's
 /// business. Chunk sizes stand alone in a line of hexadecimal digits, which no body here has.
 fn one_chunk(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
+    let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
     let (mut out, mut data) = (String::new(), String::new());
     let mut rest = &text[..];
     while let Some((line, after)) = rest.split_once("\r\n") {
         let size = usize::from_str_radix(line, 16).unwrap_or(0);
-        if size > 0 && after.len() >= size + 2 && &after[size..size + 2] == "\r\n" {
+        if size > 0 && after.get(size..size + 2) == Some("\r\n") {
             data.push_str(&after[..size]);
             rest = &after[size + 2..];
             continue;
@@ -117,6 +120,11 @@ fn one_chunk(bytes: &[u8]) -> String {
     flush(&mut data, &mut out);
     out.push_str(rest);
     out
+}
+
+/// What a text of this file's stands for: its characters are bytes, `\u{88}` being 0x88.
+fn bytes(text: &str) -> Vec<u8> {
+    text.chars().map(|char| u8::try_from(char).expect("a byte")).collect()
 }
 
 fn flush(data: &mut String, out: &mut String) {

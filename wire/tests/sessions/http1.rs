@@ -342,8 +342,8 @@ fn targets_reach_the_endpoint_in_origin_form() {
 
 #[test]
 fn an_upgrade_becomes_a_tunnel() {
-    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: tunnel/1\r\n\r\n";
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: tunnel/1\r\n\r\n";
     play(
         &plain(),
         &[

@@ -6,6 +6,7 @@ mod http1;
 mod pieces;
 mod refusals;
 mod tunnel;
+mod websocket;
 mod world;
 
 use evenkeel_wire::session::Session;

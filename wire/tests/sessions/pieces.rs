@@ -2,7 +2,7 @@
 
 use crate::world::{Event, World};
 use evenkeel_core::end::Cause;
-use evenkeel_wire::session::Protocol;
+use evenkeel_wire::session::{Leave, Protocol};
 use proptest::prelude::*;
 
 /// A request and what is left of it after the engine: method, target, body.
@@ -100,6 +100,8 @@ fn content(message: &[u8]) -> Vec<u8> {
     }
 }
 
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+
 proptest! {
     #[test]
     fn content_arrives_whole_whatever_the_pieces(
@@ -115,7 +117,7 @@ proptest! {
 
     #[test]
     fn random_events_harm_nobody(
-        events in prop::collection::vec((0u8..8, prop::collection::vec(any::<u8>(), 0..40)), 0..40),
+        events in prop::collection::vec((0u8..10, prop::collection::vec(any::<u8>(), 0..40)), 0..40),
         protocol in 0u8..3,
     ) {
         let protocol = [Protocol::Auto, Protocol::Http1, Protocol::Tcp][usize::from(protocol)];
@@ -129,7 +131,10 @@ proptest! {
                 6 if bytes.len() > 30 => Event::ClientEof,
                 6 if bytes.len() > 20 => Event::LinkEof,
                 6 => Event::Failed(Cause::ConnectFailed),
-                _ if bytes.len() > 35 => Event::Drain,
+                7 if bytes.len() > 35 => Event::Drain,
+                7 if bytes.len() > 30 => Event::Leave(Leave::Move),
+                8 => Event::Client(UPGRADE),
+                9 => Event::Link(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
                 _ => Event::Client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
             });
         }

@@ -4,7 +4,7 @@
 use evenkeel_core::end::{Cause, End};
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::out::Out;
-use evenkeel_wire::session::{Context, Io, LinkError, LinkFate, Output, Peer, Protocol, Session, Settings};
+use evenkeel_wire::session::{Context, Io, Leave, LinkError, LinkFate, Output, Peer, Protocol, Session, Settings};
 
 /// Something that happens to a session.
 #[derive(Clone, Debug)]
@@ -17,6 +17,7 @@ pub enum Event<'a> {
     LinkEof,
     Wait(u64),
     Drain,
+    Leave(Leave),
 }
 
 /// One session and what came of it.
@@ -114,6 +115,10 @@ impl World {
                 self.call(|s, io, c| s.handle_timeout(io, c));
             }
             Event::Drain => self.call(|s, io, c| s.drain(io, c)),
+            Event::Leave(leave) => self.call(|s, io, c| {
+                let can = s.can_leave().is_some();
+                assert_eq!(s.leave(leave, io, c), can);
+            }),
         }
         self.feed();
         self.check();
