@@ -73,7 +73,7 @@ pub struct Endpoint {
 pub struct Load {
     /// Turns in flight.
     pub turns: AtomicU32,
-    /// Sessions placed whole on the endpoint.
+    /// Sessions placed whole on the endpoint, without those that were asked to go.
     pub sessions: AtomicU32,
     /// `peak-ewma`: ln v + t/τ, fixed point with 32 fractional bits.
     pub score: AtomicU64,
@@ -89,7 +89,13 @@ pub struct Load {
     pub busy_since: AtomicU64,
     /// When a turn last ended (nanoseconds).
     pub last_completion: AtomicU64,
+    /// Sessions that were asked to go and are not gone yet.
+    pub leaving: AtomicU32,
+    /// Sessions ever placed here (wraps around).
+    pub opened: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Load>() == 64);
 
 impl Endpoint {
     /// A fresh endpoint with zero counters.

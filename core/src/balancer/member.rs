@@ -22,13 +22,18 @@ pub(super) struct Member {
     pub(super) checked: Option<bool>,
     pub(super) check_detail: Box<str>,
     pub(super) ejection: Ejection,
+    /// Its sessions were told to go.
+    pub(super) told_to_leave: bool,
 }
 
 impl Member {
-    /// `late`: others were there before it, so it starts slowly.
-    pub(super) fn new(spec: &EndpointSpec, late: bool, now: Instant) -> Self {
+    /// `back`: it was here before, with these counters, and its sessions were (not) told to go. `late`:
+    /// others were there before it, so it starts slowly.
+    pub(super) fn new(spec: &EndpointSpec, back: Option<(Arc<Endpoint>, bool)>, late: bool, now: Instant) -> Self {
+        let (endpoint, told_to_leave) = back.unwrap_or_else(|| (Arc::new(Endpoint::new(spec)), false));
         Self {
-            endpoint: Arc::new(Endpoint::new(spec)),
+            endpoint,
+            told_to_leave,
             spec: spec.clone(),
             started: late.then_some(now),
             checked: None,
@@ -54,6 +59,12 @@ impl Member {
     /// Discovery and operator want it to serve.
     pub(super) fn is_candidate(&self, drained: &BTreeSet<EndpointId>) -> bool {
         self.spec.readiness == Readiness::Ready && self.spec.weight > 0.0 && !drained.contains(&self.endpoint.id)
+    }
+
+    /// Discovery or operator want it to go.
+    pub(super) fn leaves(&self, drained: &BTreeSet<EndpointId>) -> bool {
+        let id = &self.endpoint.id;
+        self.spec.readiness == Readiness::Terminating || self.spec.weight <= 0.0 || drained.contains(id)
     }
 
     /// Nothing is known against it.

@@ -6,9 +6,11 @@
 mod explain;
 mod health;
 mod member;
+mod rebalance;
 
 use self::health::Health;
 use self::member::Member;
+use self::rebalance::{Rebalancer, Turnout};
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec, Readiness};
 use crate::picker::maglev::{Builder, Table};
 use crate::picker::{Entry, Picker, Recipe, ewma};
@@ -17,9 +19,11 @@ use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
+
+pub use self::rebalance::{Pace, RebalanceConfig, RebalanceView, Shed};
 
 /// How often counters are read while there is traffic.
 const TICK: Duration = Duration::from_millis(100);
@@ -65,6 +69,8 @@ pub struct Config {
     pub outlier: OutlierConfig,
     /// Use every known endpoint when fewer than this fraction is fit.
     pub panic_threshold: f64,
+    /// When sessions move.
+    pub rebalance: RebalanceConfig,
 }
 
 /// When an endpoint is ejected for what its turns show.
@@ -90,6 +96,7 @@ impl Default for Config {
             slow_start: Duration::from_secs(10),
             outlier: OutlierConfig::default(),
             panic_threshold: 0.5,
+            rebalance: RebalanceConfig::default(),
         }
     }
 }
@@ -149,6 +156,12 @@ pub enum Output {
     Warm(Arc<Endpoint>),
     /// The endpoint takes no new turns and leaves when its turns are over.
     Retire(Arc<Endpoint>),
+    /// The endpoint leaves (or is gone from discovery), and there are others: its sessions are to go, too.
+    Leave(Arc<Endpoint>),
+    /// It does not leave after all.
+    Stay(Arc<Endpoint>),
+    /// Some sessions are to move.
+    Shed(Shed),
     /// Something worth a log line and a counter.
     Fact(Fact),
 }
@@ -182,6 +195,22 @@ pub enum Fact {
     },
     /// Too few are fit: all are used (or no longer).
     Panic(bool),
+    /// Sessions begin to move.
+    Rebalancing {
+        /// Highest share ÷ fair share.
+        skew: f64,
+        /// Sessions that have to move for the counts to be even.
+        needed: u32,
+    },
+    /// Counts are even again, or nothing can be moved.
+    Rebalanced {
+        /// Sessions that were asked to go.
+        moves: u32,
+        /// Since it began.
+        took: Duration,
+    },
+    /// Most clients that were asked to come back did not: nobody is moved for a while.
+    RebalancePaused,
 }
 
 /// Why a timeout was armed.
@@ -195,6 +224,8 @@ pub enum Reason {
     Ejection,
     /// A hash table is being built.
     Table,
+    /// Sessions are due to be counted, or moved.
+    Rebalance,
 }
 
 /// One endpoint as the balancer sees it, for the admin API and `evenkeel why`.
@@ -225,11 +256,16 @@ pub struct Balancer {
     sources: BTreeMap<u64, Vec<EndpointSpec>>,
     members: BTreeMap<EndpointId, Member>,
     drained: BTreeSet<EndpointId>,
+    /// Endpoints that discovery does not know any more, while somebody still uses them.
+    departed: Vec<Departed>,
+    rebalancer: Rebalancer,
     outputs: VecDeque<Output>,
     /// Something was known once: from here on, what is new starts slowly.
     begun: bool,
     panic: bool,
     published: bool,
+    /// What the present picker was made of.
+    chosen: Choice,
     health: Health,
     tick_at: Instant,
     ramp_at: Option<Instant>,
@@ -237,14 +273,25 @@ pub struct Balancer {
     building: Option<Builder>,
 }
 
+/// An endpoint that left. It may come back, and its sessions are its own then.
+#[derive(Debug)]
+struct Departed {
+    endpoint: Weak<Endpoint>,
+    /// Its sessions were told to go.
+    told: bool,
+}
+
 impl Balancer {
     /// A balancer without endpoints. `seed` feeds tie-breaking and jitter, `proxy` identifies this
     /// evenkeel for rank order (hash of the Pod UID).
     pub fn new(config: Config, proxy: u64, seed: u64, now: Instant) -> Self {
+        let mut rng = Rng::seeded(seed);
         Self {
             config,
             proxy,
-            rng: Rng::seeded(seed),
+            rebalancer: Rebalancer::new(&mut rng, now),
+            rng,
+            departed: Vec::new(),
             sources: BTreeMap::new(),
             members: BTreeMap::new(),
             drained: BTreeSet::new(),
@@ -252,6 +299,7 @@ impl Balancer {
             begun: false,
             panic: false,
             published: false,
+            chosen: Choice::default(),
             health: Health::new(now),
             tick_at: now + TICK,
             ramp_at: None,
@@ -327,43 +375,59 @@ impl Balancer {
     /// One set from all sources: where they overlap, the best readiness wins (an endpoint that moves
     /// from one slice to another is in both, or briefly in neither).
     fn merge(&mut self, now: Instant) {
+        let sources = core::mem::take(&mut self.sources);
         let mut specs: BTreeMap<EndpointId, &EndpointSpec> = BTreeMap::new();
-        for spec in self.sources.values().flatten() {
+        for spec in sources.values().flatten() {
             let best = specs.entry(spec.id()).or_insert(spec);
             if spec.readiness > best.readiness {
                 *best = spec;
             }
         }
-        let mut left = core::mem::take(&mut self.members);
-        let known: Vec<Duration> = left.values().filter_map(|m| m.latency(now)).collect();
-        for (id, spec) in specs {
+        let before = core::mem::take(&mut self.members);
+        let latencies: Vec<Duration> = before.values().filter_map(|m| m.latency(now)).collect();
+        for (id, member) in before {
             // An address that now belongs to another Pod is another endpoint, whatever its name.
-            let member = left.remove(&id).filter(|m| m.spec.address == spec.address);
-            let member = match member {
-                Some(mut member) => {
-                    member.update(spec, now);
-                    member
-                }
-                None => {
-                    let member = Member::new(spec, self.begun, now);
-                    ewma::assume(&member.endpoint.load, median(&known).unwrap_or(ewma::UNKNOWN), now);
-                    self.outputs.push_back(Output::Fact(Fact::Added(id)));
-                    if spec.readiness == Readiness::Ready {
-                        self.outputs.push_back(Output::Warm(member.endpoint.clone()));
-                    }
-                    member
-                }
-            };
+            if specs.get(&id).is_some_and(|spec| spec.address == member.spec.address) {
+                self.members.insert(id, member);
+            } else {
+                self.departs(id, member);
+            }
+        }
+        for (id, spec) in specs {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.update(spec, now);
+                continue;
+            }
+            let member = Member::new(spec, self.comes_back(spec), self.begun, now);
+            ewma::assume(&member.endpoint.load, median(&latencies).unwrap_or(ewma::UNKNOWN), now);
+            self.outputs.push_back(Output::Fact(Fact::Added(id)));
+            if spec.readiness == Readiness::Ready {
+                self.outputs.push_back(Output::Warm(member.endpoint.clone()));
+            }
             self.members.insert(id, member);
         }
-        for (id, member) in left {
-            self.drained.remove(&id);
-            self.outputs.push_back(Output::Fact(Fact::Removed(id)));
-            self.outputs.push_back(Output::Retire(member.endpoint));
-        }
+        self.sources = sources;
+        self.departed.retain(|d| d.endpoint.strong_count() > 0);
+        self.rebalancer.note_change();
         self.begun |= !self.members.is_empty();
         // A name that moved to another address must not be found under the old one.
         self.building = None;
+    }
+
+    /// Discovery does not know it any more.
+    fn departs(&mut self, id: EndpointId, member: Member) {
+        self.drained.remove(&id);
+        self.outputs.push_back(Output::Fact(Fact::Removed(id)));
+        self.departed.push(Departed { endpoint: Arc::downgrade(&member.endpoint), told: member.told_to_leave });
+        self.outputs.push_back(Output::Retire(member.endpoint));
+    }
+
+    /// The endpoint as it was when it left, if its sessions are still there, and whether they were told to go.
+    fn comes_back(&mut self, spec: &EndpointSpec) -> Option<(Arc<Endpoint>, bool)> {
+        let id = spec.id();
+        let is_it = |d: &Departed| d.endpoint.upgrade().is_some_and(|e| e.id == id && e.address == spec.address);
+        let departed = self.departed.swap_remove(self.departed.iter().position(is_it)?);
+        Some((departed.endpoint.upgrade()?, departed.told))
     }
 
     /// Ejects an endpoint, if not too many are ejected already; false: it stays.
@@ -411,7 +475,8 @@ impl Balancer {
         let ramp = self.ramp_at.map(|at| (at, Reason::SlowStart));
         let ejections = self.members.values().filter_map(|m| m.ejection.until()).min();
         let ejection = ejections.map(|at| (at, Reason::Ejection));
-        [Some((self.tick_at, Reason::Tick)), ramp, ejection].into_iter().flatten().min_by_key(|&(at, _)| at)
+        let rebalance = self.rebalancer.wakes_at().map(|at| (at, Reason::Rebalance));
+        [Some((self.tick_at, Reason::Tick)), ramp, ejection, rebalance].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 
     /// Time has come.
@@ -428,6 +493,43 @@ impl Balancer {
         }
         if changed {
             self.publish(now);
+        }
+        if now >= self.rebalancer.due() {
+            self.rebalance(now);
+        }
+    }
+
+    /// Has sessions moved, if that is due.
+    fn rebalance(&mut self, now: Instant) {
+        let Self { rebalancer, config, members, rng, chosen, .. } = self;
+        let (sheds, turnout) = rebalancer.tick(&config.rebalance, chosen, members, rng, now);
+        let fact = turnout.map(|turnout| match turnout {
+            Turnout::Began { skew, needed } => Fact::Rebalancing { skew, needed },
+            Turnout::Ended { moves, took } => Fact::Rebalanced { moves, took },
+            Turnout::Paused => Fact::RebalancePaused,
+        });
+        self.outputs.extend(fact.map(Output::Fact));
+        self.outputs.extend(sheds.into_iter().map(Output::Shed));
+    }
+
+    /// What rebalancing sees.
+    pub fn rebalancing(&self, now: Instant) -> RebalanceView {
+        self.rebalancer.view(&self.config.rebalance, &self.chosen.entries, now)
+    }
+
+    /// Tells the sessions of endpoints that leave to go, once there is somewhere to go to.
+    fn tell_leavers(&mut self) {
+        let elsewhere = self.members.values().any(|m| m.is_candidate(&self.drained));
+        for member in self.members.values_mut() {
+            let leaves = elsewhere && member.leaves(&self.drained);
+            if leaves != core::mem::replace(&mut member.told_to_leave, leaves) {
+                let endpoint = member.endpoint.clone();
+                self.outputs.push_back(if leaves { Output::Leave(endpoint) } else { Output::Stay(endpoint) });
+            }
+        }
+        for departed in self.departed.iter_mut().filter(|d| elsewhere && !d.told) {
+            departed.told = true;
+            self.outputs.extend(departed.endpoint.upgrade().map(Output::Leave));
         }
     }
 
@@ -475,6 +577,7 @@ impl Balancer {
         self.published = true;
         let picker = Picker::build(recipe, &mut self.rng);
         self.outputs.push_back(Output::Publish(Arc::new(picker)));
+        self.tell_leavers();
     }
 
     fn recipe(&mut self, now: Instant) -> Recipe {
@@ -488,12 +591,13 @@ impl Balancer {
         if hashes {
             self.renew_table(&choice.entries);
         }
+        self.chosen = choice;
         let members = self.members.values();
         let ready = members.filter(|m| m.is_candidate(&self.drained)).map(|m| m.endpoint.clone()).collect();
         let probes = self.members.values().filter(|m| m.ejection.on_probation() && m.is_candidate(&self.drained));
         Recipe {
             probes: probes.filter(|m| m.checked != Some(false)).map(|m| m.endpoint.clone()).collect(),
-            entries: choice.entries,
+            entries: self.chosen.entries.clone(),
             ready,
             known: self.members.len(),
             turn_policy: self.config.turn_policy,
@@ -549,6 +653,7 @@ impl Balancer {
 }
 
 /// The outcome of [`Balancer::choose`].
+#[derive(Debug, Default)]
 struct Choice {
     entries: Vec<Entry>,
     panic: bool,

@@ -97,6 +97,8 @@ pub enum Notice {
 pub struct Ticket {
     endpoint: Arc<Endpoint>,
     scope: Scope,
+    /// The session was asked to go: it counts as gone already.
+    leaving: bool,
     /// The one turn that tells whether an ejected endpoint is well again.
     probe: bool,
     /// Latency is kept track of.
@@ -116,11 +118,13 @@ impl Ticket {
             }
             Scope::Session => {
                 load.sessions.fetch_add(1, Relaxed);
+                load.opened.fetch_add(1, Relaxed);
             }
         }
         Self {
             endpoint: endpoint.clone(),
             scope,
+            leaving: false,
             probe,
             scored: picker.turn_policy == Policy::PeakEwma,
             streak_limit: picker.streak_limit,
@@ -137,10 +141,20 @@ impl Ticket {
     pub fn into_session(mut self) -> Self {
         if self.scope == Scope::Turn {
             self.endpoint.load.sessions.fetch_add(1, Relaxed);
+            self.endpoint.load.opened.fetch_add(1, Relaxed);
             self.endpoint.load.turns.fetch_sub(1, Relaxed);
             self.scope = Scope::Session;
         }
         self
+    }
+
+    /// The session was asked to go: from now on it is not among those that the endpoint has, so that
+    /// nobody decides on a count that is known to change.
+    pub fn leaves(&mut self) {
+        if self.scope == Scope::Session && !core::mem::replace(&mut self.leaving, true) {
+            self.endpoint.load.leaving.fetch_add(1, Relaxed);
+            self.endpoint.load.sessions.fetch_sub(1, Relaxed);
+        }
     }
 
     /// Ends the turn and records how it went.
@@ -193,6 +207,7 @@ impl Drop for Ticket {
         let load = &self.endpoint.load;
         match self.scope {
             Scope::Turn => load.turns.fetch_sub(1, Relaxed),
+            Scope::Session if self.leaving => load.leaving.fetch_sub(1, Relaxed),
             Scope::Session => load.sessions.fetch_sub(1, Relaxed),
         };
         if self.probe {

@@ -3,12 +3,12 @@
 #![allow(dead_code, reason = "each suite uses its own part of this module")]
 
 use evenkeel_core::address::Address;
-use evenkeel_core::balancer::{Balancer, Config, EndpointView, Fact, Input, Output, Policy};
+use evenkeel_core::balancer::{Balancer, Config, EndpointView, Fact, Input, Output, Policy, Shed};
 use evenkeel_core::endpoint::{EndpointId, EndpointSpec};
 use evenkeel_core::picker::{Ask, NoPick, Notice, Outcome, Picker, Scope, Ticket};
 use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -33,6 +33,10 @@ pub struct World {
     pub warmed: usize,
     pub retired: usize,
     pub published: usize,
+    /// Endpoints whose sessions were told to go, and did not have that taken back.
+    pub leaving: BTreeSet<EndpointId>,
+    /// Wishes that sessions move, to be fulfilled by the test.
+    pub sheds: Vec<Shed>,
 }
 
 impl World {
@@ -54,6 +58,8 @@ impl World {
             warmed: 0,
             retired: 0,
             published: 0,
+            leaving: BTreeSet::new(),
+            sheds: Vec::new(),
         }
     }
 
@@ -71,6 +77,11 @@ impl World {
                 }
                 Output::Warm(_) => self.warmed += 1,
                 Output::Retire(_) => self.retired += 1,
+                Output::Leave(endpoint) => {
+                    self.leaving.insert(endpoint.id);
+                }
+                Output::Stay(endpoint) => assert!(self.leaving.remove(&endpoint.id), "told to leave before"),
+                Output::Shed(shed) => self.sheds.push(shed),
                 Output::Fact(fact) => self.facts.push(fact),
             }
         }
