@@ -4,11 +4,12 @@ use crate::logging::{self, Format, Level};
 use crate::{BAD_CONFIG, FAILED, USAGE, check, fail};
 use evenkeel_proxy::config::{self, AccessLog, Config, Protocol, Service};
 use evenkeel_proxy::{Running, start};
-use std::path::PathBuf;
+use evenkeel_upstream::discover::file::Watch;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -18,6 +19,7 @@ Examples:
   evenkeel proxy --listen 127.0.0.1:6379 --to 10.0.0.1:6379,10.0.0.2:6379 --protocol tcp
   evenkeel proxy -c evenkeel.yaml --access-log json
 
+SIGHUP, or a changed FILE: the configuration is read again; what did not change is not touched.
 SIGTERM: listeners close, requests finish, clients are told to go; a second one cuts.")]
 pub(crate) struct Arguments {
     /// A configuration file with any number of services
@@ -29,7 +31,7 @@ pub(crate) struct Arguments {
     /// Where the endpoints come from: a list of addresses, file://, dns:// or srv://
     #[arg(long, value_name = "TARGET", required_unless_present = "config")]
     to: Vec<String>,
-    /// What clients speak: auto, http or tcp
+    /// What clients speak: auto, http, websocket or tcp
     #[arg(long)]
     protocol: Option<String>,
     /// Who gets the next request: peak-ewma, least-request, round-robin, weighted, least-session,
@@ -81,7 +83,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}"), FAILED),
     };
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, arguments))
 }
 
 fn from_flags(arguments: &Arguments) -> Result<Config, String> {
@@ -98,9 +100,9 @@ fn from_flags(arguments: &Arguments) -> Result<Config, String> {
         if let Some(protocol) = &arguments.protocol {
             service.protocol = match protocol.as_str() {
                 "auto" => Protocol::Auto,
-                "http" | "http1" => Protocol::Http1,
+                "http" | "http1" | "websocket" => Protocol::Http1,
                 "tcp" => Protocol::Tcp,
-                other => return Err(format!("--protocol {other}: expected auto, http or tcp")),
+                other => return Err(format!("--protocol {other}: expected auto, http, websocket or tcp")),
             };
         }
         if let Some(name) = &arguments.policy {
@@ -139,7 +141,7 @@ fn overridden(mut config: Config, arguments: &Arguments) -> Result<Config, Strin
     Ok(config)
 }
 
-async fn serve(config: Config) -> ExitCode {
+async fn serve(config: Config, arguments: Arguments) -> ExitCode {
     let signals = || {
         Ok::<_, std::io::Error>((
             signal(SignalKind::terminate())?,
@@ -160,14 +162,70 @@ async fn serve(config: Config) -> ExitCode {
             info!(%service, %address, "listening");
         }
     }
+    let mut source = arguments.config.as_deref().map(Source::new);
+    if let Some(source) = &source {
+        running.note_file(&source.path.display().to_string());
+    }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => warn!("SIGHUP: reloading is not supported in this version; nothing changed"),
+            _ = hangup.recv() => match &mut source {
+                Some(source) => source.reload(&running, &arguments, true).await,
+                None => warn!("SIGHUP: the configuration is on the command line; there is no file to read again"),
+            },
+            () = changed(&mut source) => {
+                if let Some(source) = &mut source {
+                    source.reload(&running, &arguments, false).await;
+                }
+            }
         }
     }
     drain(running, terminate, interrupt).await
+}
+
+async fn changed(source: &mut Option<Source>) {
+    match source {
+        Some(source) => source.watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The file that the configuration came from.
+struct Source {
+    path: PathBuf,
+    watch: Watch,
+    /// What it said when it was last looked at.
+    text: Option<Vec<u8>>,
+}
+
+impl Source {
+    fn new(path: &Path) -> Self {
+        Self { path: path.into(), watch: Watch::new(path), text: std::fs::read(path).ok() }
+    }
+
+    /// Reads the file again: if it says something else, or if an operator asks for it.
+    async fn reload(&mut self, running: &Running, arguments: &Arguments, asked: bool) {
+        let text = std::fs::read(&self.path).ok();
+        if std::mem::replace(&mut self.text, text) == self.text && !asked {
+            return;
+        }
+        let config = config::load(&self.path).map_err(|problems| problems.to_string());
+        let applied = match config.and_then(|config| overridden(config, arguments)) {
+            Ok(config) => running.reload(config).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        match applied {
+            Ok(changes) if changes.is_empty() => info!("configuration read again: nothing changed"),
+            Ok(changes) => info!(changes = changes.join("; "), "configuration read again"),
+            Err(error) => {
+                running.reload_failed(error.trim_end());
+                for line in error.lines().filter(|line| !line.is_empty()) {
+                    error!("the configuration that runs stays: {line}");
+                }
+            }
+        }
+    }
 }
 
 /// Finishes what there is, within the grace; a second signal cuts.

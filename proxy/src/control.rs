@@ -3,15 +3,16 @@
 use crate::observe::events::Events;
 use crate::observe::sums::{EndpointSums, Sums};
 use crate::registry::{Registry, ServiceEntry, SessionView};
+use crate::reload::Setup;
 use crate::service::Service;
 use crate::worker::{Command, Handle};
 use evenkeel_core::address::Address;
-use evenkeel_core::balancer::EndpointView;
+use evenkeel_core::balancer::{EndpointView, RebalanceView};
 use evenkeel_core::skew::{Skew, skew};
 use evenkeel_upstream::pump::{Clock, Pump, SourceStatus};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::time::Duration;
 
 /// A worker that has been busy with one turn of its loop for this long is stuck.
@@ -26,9 +27,9 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// One service under control.
 #[derive(Debug)]
 pub(crate) struct Controlled {
-    pub(crate) service: Arc<Service>,
+    service: RwLock<Arc<Service>>,
     pub(crate) pump: Pump,
-    pub(crate) listening: Vec<Address>,
+    listening: RwLock<Vec<Address>>,
     /// Turns of each endpoint at the last samples, oldest first.
     recent: Mutex<VecDeque<HashMap<String, u64>>>,
     /// Something was published for it.
@@ -42,9 +43,30 @@ pub(crate) struct Control {
     pub(crate) clock: Clock,
     pub(crate) registry: Arc<Registry>,
     pub(crate) workers: Arc<[Arc<Handle>]>,
-    pub(crate) services: Vec<Controlled>,
+    services: RwLock<Vec<Arc<Controlled>>>,
     pub(crate) events: Arc<Events>,
     pub(crate) draining: AtomicBool,
+    /// What the configuration that runs was made into, and what a change of it needs.
+    pub(crate) setup: Mutex<Setup>,
+    /// How the last attempts to change it went.
+    pub(crate) reloads: Mutex<Reloads>,
+}
+
+/// How reading the configuration again went.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(crate) struct Reloads {
+    /// Where it is read from.
+    pub(crate) file: Option<String>,
+    /// Counts up from 1 with every configuration that took effect.
+    pub(crate) generation: u64,
+    /// Attempts that changed nothing because something was wrong.
+    pub(crate) failed: u64,
+    /// What is wrong with the file as it is now; `None`: nothing.
+    pub(crate) error: Option<String>,
+    /// When the running one took effect, milliseconds since 1970.
+    pub(crate) since_unix_ms: u64,
+    /// What it changed.
+    pub(crate) changes: Vec<String>,
 }
 
 /// Everything that is known of one endpoint now.
@@ -71,17 +93,38 @@ pub(crate) struct ServiceNow {
     /// Counted for endpoints that are not known any more.
     pub(crate) departed: Vec<(String, EndpointSums)>,
     pub(crate) sources: Vec<SourceStatus>,
+    pub(crate) rebalance: RebalanceView,
     pub(crate) turn_skew: Option<Skew>,
     pub(crate) session_skew: Option<Skew>,
 }
 
 impl Controlled {
     pub(crate) fn new(service: Arc<Service>, pump: Pump, listening: Vec<Address>, began: Arc<AtomicBool>) -> Self {
+        let (service, listening) = (RwLock::new(service), RwLock::new(listening));
         Self { service, pump, listening, recent: Mutex::default(), began }
     }
 
-    fn entry(&self) -> &ServiceEntry {
-        &self.service.entry
+    /// The service as it is configured now.
+    pub(crate) fn service(&self) -> Arc<Service> {
+        self.service.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.service().config.name.clone()
+    }
+
+    /// Goes on with another configuration.
+    pub(crate) fn becomes(&self, service: Arc<Service>, listening: Vec<Address>) {
+        *self.service.write().unwrap_or_else(PoisonError::into_inner) = service;
+        *self.listening.write().unwrap_or_else(PoisonError::into_inner) = listening;
+    }
+
+    pub(crate) fn listening(&self) -> Vec<Address> {
+        self.listening.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn entry(&self) -> Arc<ServiceEntry> {
+        self.service().entry.clone()
     }
 
     /// Remembers how many turns each endpoint has had.
@@ -96,7 +139,8 @@ impl Controlled {
     }
 
     pub(crate) async fn now(&self) -> ServiceNow {
-        let views = self.pump.explain().await;
+        let explanation = self.pump.explain().await;
+        let views = explanation.endpoints;
         let mut sums: BTreeMap<String, EndpointSums> = self.entry().sums();
         let oldest = self.recent.lock().ok().and_then(|recent| recent.front().cloned()).unwrap_or_default();
         let mut endpoints: Vec<EndpointNow> = views
@@ -122,16 +166,18 @@ impl Controlled {
         for (endpoint, (share, session_share)) in endpoints.iter_mut().zip(shares) {
             (endpoint.share, endpoint.session_share) = (share, session_share);
         }
-        let config = &self.service.config;
+        let service = self.service();
+        let config = &service.config;
         ServiceNow {
             name: config.name.clone(),
-            listening: self.listening.iter().map(ToString::to_string).collect(),
+            listening: self.listening().iter().map(ToString::to_string).collect(),
             protocol: config.protocol.as_str(),
             policy: crate::config::policy_name(config.balance.core.turn_policy),
             sums: self.entry().total(),
             endpoints,
             departed: sums.into_iter().collect(),
             sources: self.pump.sources(),
+            rebalance: explanation.rebalance,
             turn_skew,
             session_skew,
         }
@@ -145,17 +191,51 @@ fn skew_of(endpoints: &[EndpointNow], load: impl Fn(&EndpointNow) -> u64) -> Opt
 }
 
 impl Control {
+    pub(crate) fn new(
+        name: String,
+        clock: Clock,
+        registry: Arc<Registry>,
+        workers: Arc<[Arc<Handle>]>,
+        setup: Setup,
+    ) -> Self {
+        Self {
+            name,
+            clock,
+            registry,
+            workers,
+            services: RwLock::default(),
+            events: Arc::new(Events::new()),
+            draining: AtomicBool::new(false),
+            setup: Mutex::new(setup),
+            reloads: Mutex::default(),
+        }
+    }
+
     /// Samples the counters for ever.
     pub(crate) async fn sample(self: Arc<Self>) {
         let mut every = tokio::time::interval(SAMPLE);
         loop {
             every.tick().await;
-            self.services.iter().for_each(Controlled::sample);
+            self.services().iter().for_each(|service| service.sample());
         }
     }
 
-    pub(crate) fn service(&self, name: &str) -> Option<&Controlled> {
-        self.services.iter().find(|s| s.service.config.name == name)
+    /// The services, in order of configuration.
+    pub(crate) fn services(&self) -> Vec<Arc<Controlled>> {
+        self.services.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_services(&self, services: Vec<Arc<Controlled>>) {
+        *self.services.write().unwrap_or_else(PoisonError::into_inner) = services;
+    }
+
+    pub(crate) fn service(&self, name: &str) -> Option<Arc<Controlled>> {
+        self.services().into_iter().find(|s| s.service().config.name == name)
+    }
+
+    /// Sends a command to every worker.
+    pub(crate) fn tell_all(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| worker.send(command()));
     }
 
     /// Workers that are stuck.
@@ -170,8 +250,8 @@ impl Control {
         if self.draining.load(Relaxed) {
             return Some("draining".into());
         }
-        let waiting = self.services.iter().find(|s| !s.began.load(Relaxed))?;
-        Some(format!("service {:?} has heard of no endpoints yet", waiting.service.config.name))
+        let waiting = self.services().into_iter().find(|s| !s.began.load(Relaxed))?;
+        Some(format!("service {:?} has heard of no endpoints yet", waiting.name()))
     }
 
     /// Up to `limit` sessions of each worker.

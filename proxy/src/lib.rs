@@ -5,6 +5,7 @@ pub mod config;
 mod control;
 mod observe;
 pub mod registry;
+mod reload;
 mod service;
 mod start;
 mod worker;

@@ -91,6 +91,8 @@ pub struct ServiceTally {
     pub failures: [Counter; Cause::ALL.len()],
     /// Sessions that ended, by [`Cause`] in order of [`Cause::ALL`].
     pub ends: [Counter; Cause::ALL.len()],
+    /// Sessions that were asked to go, by [`Leave`](evenkeel_wire::session::Leave).
+    pub asked: [Counter; 3],
     /// Retries made.
     pub retries: Counter,
     /// Retries not made for want of budget.

@@ -7,7 +7,7 @@ use evenkeel_wire::session;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What does not change while a service runs, and how many sessions it has.
+/// A service as it is configured now, and what outlives a change of that.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) index: u32,
@@ -15,12 +15,18 @@ pub(crate) struct Service {
     /// The part of the configuration that sessions read.
     pub(crate) settings: session::Settings,
     pub(crate) entry: Arc<ServiceEntry>,
-    sessions: AtomicUsize,
+    sessions: Arc<AtomicUsize>,
 }
 
 impl Service {
     pub(crate) fn new(index: u32, process: &config::Config, config: config::Service, entry: Arc<ServiceEntry>) -> Self {
-        Self { index, settings: settings(process, &config), config, entry, sessions: AtomicUsize::new(0) }
+        Self { index, settings: settings(process, &config), config, entry, sessions: Arc::default() }
+    }
+
+    /// The same service under another configuration.
+    pub(crate) fn changed(&self, process: &config::Config, config: config::Service) -> Self {
+        let (settings, entry, sessions) = (settings(process, &config), self.entry.clone(), self.sessions.clone());
+        Self { index: self.index, settings, config, entry, sessions }
     }
 
     /// Takes one of the sessions that the service may have; false: it has them all.

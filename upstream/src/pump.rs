@@ -4,7 +4,7 @@
 use crate::check::{self, Checker};
 use crate::discover::{Source, Update};
 use crate::target::Target;
-use evenkeel_core::balancer::{self, Balancer, EndpointView, Fact, Input, Output};
+use evenkeel_core::balancer::{self, Balancer, EndpointView, Fact, Input, Output, RebalanceView, Shed};
 use evenkeel_core::endpoint::{Endpoint, EndpointId};
 use evenkeel_core::picker::Picker;
 use evenkeel_core::time::Instant;
@@ -68,6 +68,12 @@ pub enum Event {
     Warm(Arc<Endpoint>),
     /// An endpoint left.
     Retire(Arc<Endpoint>),
+    /// The endpoint leaves, and there are others: its sessions are to go, too.
+    Leave(Arc<Endpoint>),
+    /// It does not leave after all.
+    Stay(Arc<Endpoint>),
+    /// Some sessions are to move.
+    Shed(Shed),
     /// Something worth knowing, and the endpoint that it is about, while it is known.
     Fact(Fact, Option<Arc<Endpoint>>),
     /// A source failed (and keeps its last good set), or is well again.
@@ -90,9 +96,19 @@ pub struct SourceStatus {
     pub error: Option<String>,
 }
 
+/// What a balancer says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Explanation {
+    /// Every known endpoint, and why it is or is not picked.
+    pub endpoints: Vec<EndpointView>,
+    /// What rebalancing sees and does.
+    pub rebalance: RebalanceView,
+}
+
 enum Message {
     Input(Input),
-    Explain(oneshot::Sender<Vec<EndpointView>>),
+    Configure(Box<Spec>),
+    Explain(oneshot::Sender<Explanation>),
     Refresh,
 }
 
@@ -100,15 +116,14 @@ enum Message {
 #[derive(Debug)]
 pub struct Pump {
     messages: mpsc::Sender<Message>,
-    sources: Arc<Mutex<Vec<SourceStatus>>>,
+    sources: Arc<Mutex<Statuses>>,
     task: JoinHandle<()>,
 }
 
 /// Starts a pump; `on_event` is called on its task, in order. Needs a tokio runtime.
 pub fn spawn(spec: Spec, clock: Clock, on_event: impl FnMut(Event) + Send + 'static) -> Pump {
     let (messages, inbox) = mpsc::channel(QUEUE);
-    let statuses = spec.targets.iter().map(|t| SourceStatus { target: t.to_string(), endpoints: None, error: None });
-    let sources = Arc::new(Mutex::new(statuses.collect()));
+    let sources = Arc::new(Mutex::default());
     let task = tokio::spawn(run(spec, clock, inbox, sources.clone(), on_event));
     Pump { messages, sources, task }
 }
@@ -117,17 +132,18 @@ async fn run(
     spec: Spec,
     clock: Clock,
     mut inbox: mpsc::Receiver<Message>,
-    statuses: Arc<Mutex<Vec<SourceStatus>>>,
+    statuses: Arc<Mutex<Statuses>>,
     mut on_event: impl FnMut(Event),
 ) {
     let (updates, mut news) = mpsc::channel(16);
     let (verdicts, mut checked) = mpsc::channel(QUEUE);
-    let mut balancer = Balancer::new(spec.balance, spec.proxy_id, spec.seed, clock.now());
+    let mut balancer = Balancer::new(spec.balance.clone(), spec.proxy_id, spec.seed, clock.now());
     let mut checkers: HashMap<EndpointId, Checker> = HashMap::new();
-    let mut sources = Vec::new();
-    for (tag, target) in spec.targets.into_iter().enumerate() {
-        sources.push(Source::start(target, tag as u64, updates.clone()));
-    }
+    let mut sources = Sources { running: Vec::new(), next: 0, updates, statuses };
+    sources.become_those_of(&spec.targets);
+    // Sources that stopped; what they said holds until those that follow them have spoken.
+    let mut stopped: Vec<u64> = Vec::new();
+    let mut spec = spec;
     loop {
         while let Some(output) = balancer.poll_output() {
             match &output {
@@ -144,6 +160,9 @@ async fn run(
                 Output::Publish(picker) => Event::Publish(picker),
                 Output::Warm(endpoint) => Event::Warm(endpoint),
                 Output::Retire(endpoint) => Event::Retire(endpoint),
+                Output::Leave(endpoint) => Event::Leave(endpoint),
+                Output::Stay(endpoint) => Event::Stay(endpoint),
+                Output::Shed(shed) => Event::Shed(shed),
                 Output::Fact(fact) => {
                     let endpoint = subject(&fact).and_then(|id| balancer.endpoint(id));
                     Event::Fact(fact, endpoint)
@@ -162,23 +181,41 @@ async fn run(
                 Some(Message::Input(input)) => {
                     if matches!(input, Input::Suspect(_)) {
                         // It may be gone from where it is; discovery may know.
-                        sources.iter().for_each(Source::refresh);
+                        sources.refresh();
                     }
                     balancer.handle(input, clock.now());
                 }
                 Some(Message::Explain(reply)) => {
                     // Whoever asked may have gone.
-                    let _gone = reply.send(balancer.explain(clock.now()));
+                    let now = clock.now();
+                    let explanation =
+                        Explanation { endpoints: balancer.explain(now), rebalance: balancer.rebalancing(now) };
+                    let _gone = reply.send(explanation);
                 }
-                Some(Message::Refresh) => sources.iter().for_each(Source::refresh),
+                Some(Message::Configure(new)) => {
+                    stopped.extend(sources.become_those_of(&new.targets));
+                    forget(&mut stopped, &sources, &mut balancer, clock.now());
+                    if new.balance != spec.balance {
+                        balancer.handle(Input::Configure(new.balance.clone()), clock.now());
+                    }
+                    if new.check != spec.check {
+                        recheck(&mut checkers, &new, &mut balancer, &verdicts, clock.now());
+                    }
+                    spec = *new;
+                }
+                Some(Message::Refresh) => sources.refresh(),
                 None => return,
             },
             Some((tag, update)) = news.recv() => {
-                if let Some(event) = note(&statuses, tag, &update) {
+                if let Some(event) = sources.note(tag, &update) {
                     on_event(event);
                 }
-                if let Ok(endpoints) = update {
+                // A source that stopped may have had something on its way.
+                if let Ok(endpoints) = update
+                    && sources.has(tag)
+                {
                     balancer.handle(Input::Endpoints { source: tag, endpoints }, clock.now());
+                    forget(&mut stopped, &sources, &mut balancer, clock.now());
                 }
             }
             Some(verdict) = checked.recv() => {
@@ -195,20 +232,105 @@ fn subject(fact: &Fact) -> Option<EndpointId> {
     match fact {
         Fact::Added(id) | Fact::Removed(id) | Fact::Readmitted(id) => Some(*id),
         Fact::Ejected { endpoint, .. } | Fact::HealthChanged { endpoint, .. } => Some(*endpoint),
-        Fact::Panic(_) => None,
+        Fact::Panic(_) | Fact::Rebalancing { .. } | Fact::Rebalanced { .. } | Fact::RebalancePaused => None,
     }
 }
 
-/// Files what a source said; an event if it failed or recovered.
-fn note(statuses: &Mutex<Vec<SourceStatus>>, tag: u64, update: &Update) -> Option<Event> {
-    let mut statuses = statuses.lock().ok()?;
-    let status = statuses.get_mut(tag as usize)?;
-    let before = status.error.take();
-    match update {
-        Ok(endpoints) => status.endpoints = Some(endpoints.len()),
-        Err(error) => status.error = Some(error.clone()),
+/// How the sources are doing, in order of configuration, by tag.
+type Statuses = Vec<(u64, SourceStatus)>;
+
+/// The sources of a service.
+struct Sources {
+    running: Vec<(Target, u64, Source)>,
+    /// The tag of the next source; tags are never used again.
+    next: u64,
+    updates: mpsc::Sender<(u64, Update)>,
+    statuses: Arc<Mutex<Statuses>>,
+}
+
+impl Sources {
+    /// Starts and stops sources until they are those of `targets`; those that are in both go on.
+    /// Returns the tags of those that stopped.
+    fn become_those_of(&mut self, targets: &[Target]) -> Vec<u64> {
+        let (stay, stop): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.running).into_iter().partition(|(target, ..)| targets.contains(target));
+        self.running = stay;
+        for target in targets {
+            if !self.running.iter().any(|(running, ..)| running == target) {
+                let source = Source::start(target.clone(), self.next, self.updates.clone());
+                self.running.push((target.clone(), self.next, source));
+                self.next += 1;
+            }
+        }
+        if let Ok(mut statuses) = self.statuses.lock() {
+            let before = std::mem::take(&mut *statuses);
+            let status = |(target, tag, _): &(Target, u64, Source)| {
+                let known = before.iter().find(|(known, _)| known == tag).map(|(_, status)| status.clone());
+                let fresh = || SourceStatus { target: target.to_string(), endpoints: None, error: None };
+                (*tag, known.unwrap_or_else(fresh))
+            };
+            *statuses = self.running.iter().map(status).collect();
+        }
+        stop.into_iter().map(|(_, tag, _)| tag).collect()
     }
-    (before != status.error).then(|| Event::Source { target: status.target.clone(), error: status.error.clone() })
+
+    fn refresh(&self) {
+        self.running.iter().for_each(|(_, _, source)| source.refresh());
+    }
+
+    /// Files what a source said; an event if it failed or recovered.
+    fn note(&self, tag: u64, update: &Update) -> Option<Event> {
+        let mut statuses = self.statuses.lock().ok()?;
+        let (_, status) = statuses.iter_mut().find(|(known, _)| *known == tag)?;
+        let before = status.error.take();
+        match update {
+            Ok(endpoints) => status.endpoints = Some(endpoints.len()),
+            Err(error) => status.error = Some(error.clone()),
+        }
+        (before != status.error).then(|| Event::Source { target: status.target.clone(), error: status.error.clone() })
+    }
+
+    /// Has every one said what its endpoints are?
+    fn all_spoke(&self) -> bool {
+        self.statuses.lock().is_ok_and(|s| s.iter().all(|(_, status)| status.endpoints.is_some()))
+    }
+
+    fn has(&self, tag: u64) -> bool {
+        self.running.iter().any(|(_, running, _)| *running == tag)
+    }
+}
+
+/// Forgets what stopped sources said, once nobody has to be asked any more.
+fn forget(stopped: &mut Vec<u64>, sources: &Sources, balancer: &mut Balancer, now: Instant) {
+    if !stopped.is_empty() && sources.all_spoke() {
+        for source in stopped.drain(..) {
+            balancer.handle(Input::SourceGone { source }, now);
+        }
+    }
+}
+
+/// Checks in another way, or not at all any more: then nobody is unhealthy for what a check once saw.
+fn recheck(
+    checkers: &mut HashMap<EndpointId, Checker>,
+    spec: &Spec,
+    balancer: &mut Balancer,
+    verdicts: &mpsc::Sender<check::Verdict>,
+    now: Instant,
+) {
+    checkers.clear();
+    for view in balancer.explain(now) {
+        let endpoint = view.endpoint;
+        match &spec.check {
+            Some(config) => {
+                let id = endpoint.id;
+                checkers.insert(id, Checker::start(config.clone(), endpoint, spec.seed, verdicts.clone()));
+            }
+            None => {
+                let detail = "it is not checked any more".into();
+                balancer.handle(Input::Checked { endpoint: endpoint.id, healthy: true, detail }, now);
+            }
+        }
+    }
 }
 
 impl Pump {
@@ -224,14 +346,20 @@ impl Pump {
 
     /// How the sources are doing, in order of configuration.
     pub fn sources(&self) -> Vec<SourceStatus> {
-        self.sources.lock().map(|s| s.clone()).unwrap_or_default()
+        self.sources.lock().map(|s| s.iter().map(|(_, status)| status.clone()).collect()).unwrap_or_default()
     }
 
-    /// Every known endpoint, and why it is or is not picked.
-    pub async fn explain(&self) -> Vec<EndpointView> {
+    /// Goes on with other settings: sources that are in both are not touched, nor are endpoints.
+    pub async fn configure(&self, spec: Spec) {
+        // The task ends with the pump alone.
+        let _gone = self.messages.send(Message::Configure(Box::new(spec))).await;
+    }
+
+    /// What the balancer says of itself.
+    pub async fn explain(&self) -> Explanation {
         let (reply, answer) = oneshot::channel();
         if self.messages.send(Message::Explain(reply)).await.is_err() {
-            return Vec::new();
+            return Explanation::default();
         }
         answer.await.unwrap_or_default()
     }

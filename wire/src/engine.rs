@@ -203,6 +203,14 @@ impl Session {
         }
     }
 
+    /// Since when nothing has been said, for sessions that can be asked to go; the others: the origin.
+    pub fn quiet_since(&self) -> Instant {
+        match &self.engine {
+            Engine::WebSocket(socket) => socket.quiet_since(),
+            _ => Instant::ZERO,
+        }
+    }
+
     /// Acts on what is due.
     pub fn handle_timeout(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
         match &mut self.engine {

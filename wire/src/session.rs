@@ -235,6 +235,7 @@ pub enum Output {
 
 /// Why a session is to end, or to go on elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Leave {
     /// The process leaves.
     Shutdown,
@@ -242,6 +243,20 @@ pub enum Leave {
     Move,
     /// Its endpoint leaves.
     EndpointDrained,
+}
+
+impl Leave {
+    /// Every value, in order of declaration.
+    pub const ALL: [Self; 3] = [Self::Shutdown, Self::Move, Self::EndpointDrained];
+
+    /// The name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Move => "moved",
+            Self::EndpointDrained => "endpoint-drained",
+        }
+    }
 }
 
 /// Why a link could not be had, or broke.

@@ -6,10 +6,11 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
 use axum::response::{IntoResponse, Response};
-use evenkeel_core::balancer::Input;
+use evenkeel_core::balancer::{Input, RebalanceView};
 use evenkeel_core::end::Cause;
 use evenkeel_core::endpoint::Readiness;
 use evenkeel_core::skew::Skew;
+use evenkeel_wire::session::Leave;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -39,7 +40,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn find<'a>(control: &'a Control, name: &str) -> Result<&'a Controlled, Refusal> {
+fn find(control: &Control, name: &str) -> Result<Arc<Controlled>, Refusal> {
     control.service(name).ok_or_else(|| {
         Refusal::new(StatusCode::NOT_FOUND, format!("no service {name:?}"), "GET /api/v1/services lists them")
     })
@@ -47,7 +48,7 @@ fn find<'a>(control: &'a Control, name: &str) -> Result<&'a Controlled, Refusal>
 
 pub(super) async fn services(State(control): State<Arc<Control>>) -> Json<Value> {
     let mut services = Vec::new();
-    for service in &control.services {
+    for service in control.services() {
         services.push(summary(&service.now().await));
     }
     Json(json!({"name": control.name, "version": env!("CARGO_PKG_VERSION"), "services": services}))
@@ -90,8 +91,41 @@ fn summary(now: &ServiceNow) -> Value {
         "retries_refused": now.sums.retries_refused,
         "endpoints_known": now.endpoints.len(),
         "endpoints_usable": now.endpoints.iter().filter(|e| e.view.usable).count(),
+        "moves": {
+            "asked": Leave::ALL.iter().zip(now.sums.asked).map(|(why, n)| (why.as_str().into(), n.into()))
+                .collect::<serde_json::Map<String, Value>>(),
+        },
+        "rebalance": rebalance(&now.rebalance),
         "skew": {"turns": figures(now.turn_skew), "sessions": figures(now.session_skew)},
     })
+}
+
+/// What rebalancing would do now, in figures and in a sentence.
+fn rebalance(view: &RebalanceView) -> Value {
+    let RebalanceView { enabled, active, paused, skew, needed, away, moves } = *view;
+    let state = match (enabled, paused, active) {
+        (false, ..) => "off",
+        (_, Some(_), _) => "paused",
+        (.., true) => "active",
+        _ => "calm",
+    };
+    let sentence = match (state, needed) {
+        (_, 0) => format!("session counts are even (skew {skew:.2}); nothing would move"),
+        ("off", _) => format!("{needed} sessions would have to move (skew {skew:.2}), but rebalancing is off"),
+        ("paused", _) => format!(
+            "{needed} sessions would have to move (skew {skew:.2}), but clients that were asked to did not come back: \
+             none is asked for {:.0} s more",
+            paused.unwrap_or_default().as_secs_f64()
+        ),
+        ("active", _) => format!("{needed} sessions are being moved (skew {skew:.2}); {away} are on their way"),
+        _ => format!("{needed} sessions would make it even, but skew {skew:.2} is not above the limit"),
+    };
+    json!({"state": state, "skew": skew, "would_move": needed, "away": away, "moves": moves, "sentence": sentence})
+}
+
+/// The configuration that runs, and how reading it again went.
+pub(super) async fn config(State(control): State<Arc<Control>>) -> Json<Value> {
+    Json(json!(control.reloads.lock().map(|r| r.clone()).unwrap_or_default()))
 }
 
 fn figures(skew: Option<Skew>) -> Value {
@@ -123,6 +157,7 @@ fn endpoint(now: &EndpointNow) -> Value {
         "fair_share": view.fair_share,
         "session_share": now.session_share,
         "sessions": load.sessions.load(Relaxed),
+        "sessions_leaving": load.leaving.load(Relaxed),
         "turns_in_flight": load.turns.load(Relaxed),
         "turns": sums.turns,
         "failures": by_cause(&sums.failures),
@@ -153,7 +188,7 @@ async fn set_drain(
 ) -> Result<Json<Value>, Refusal> {
     own_request(headers)?;
     let service = find(control, name)?;
-    let views = service.pump.explain().await;
+    let views = service.pump.explain().await.endpoints;
     let Some(view) = views.iter().find(|v| v.endpoint.address.to_string() == *address) else {
         let error = format!("service {name:?} has no endpoint {address:?}");
         return Err(Refusal::new(StatusCode::NOT_FOUND, error, "GET …/endpoints lists them"));

@@ -39,6 +39,7 @@ fn router(control: Arc<Control>) -> Router {
         .route("/api/v1/services/{name}/endpoints/{address}/drain", post(api::drain).delete(api::undrain))
         .route("/api/v1/sessions", get(api::sessions))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/config", get(api::config))
         .fallback(|| async { api::Refusal::new(StatusCode::NOT_FOUND, "no such page", "see /openapi.json") })
         .with_state(control)
 }

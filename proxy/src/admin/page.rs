@@ -30,7 +30,7 @@ pub(super) async fn page(State(control): State<Arc<Control>>) -> impl IntoRespon
     if let Some(reason) = control.unready() {
         put(&mut html, format_args!("<p class=bad>not ready: {}</p>", Escaped(&reason)));
     }
-    for service in &control.services {
+    for service in control.services() {
         section(&mut html, &service.now().await);
     }
     html.push_str("<p><a href=/metrics>metrics</a> · <a href=/api/v1/services>services</a> · <a href=/api/v1/events>events</a> · <a href=/openapi.json>API</a></p></html>");

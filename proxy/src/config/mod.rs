@@ -107,6 +107,8 @@ pub struct Upstream {
     pub max_idle: usize,
     /// An idle pooled connection is closed after this.
     pub idle_timeout: Duration,
+    /// How long the sessions of an endpoint that leaves may stay.
+    pub drain_grace: Duration,
     /// Connections per worker and endpoint; turns wait beyond. `None`: as many as there are sessions.
     pub max_connections: Option<usize>,
 }
@@ -241,6 +243,7 @@ impl Service {
                 connect_timeout: Duration::from_secs(1),
                 max_idle: 1024,
                 idle_timeout: Duration::from_secs(60),
+                drain_grace: Duration::from_secs(30),
                 max_connections: None,
             },
             balance: Balance { core: balancer::Config::default(), affinity: Affinity::default() },

@@ -3,7 +3,7 @@
 use super::read::{Found, Problem, Problems, Section, duration, fraction, suggest};
 use super::{AccessLog, Affinity, Config, Forwarding, Protocol, Service};
 use evenkeel_core::address::Address;
-use evenkeel_core::balancer::Policy;
+use evenkeel_core::balancer::{Pace, Policy};
 use evenkeel_upstream::check::{self, Kind};
 use evenkeel_upstream::target::Target;
 use evenkeel_upstream::yaml::{self, Node};
@@ -177,7 +177,8 @@ fn service(node: &Node, index: usize, found: &Found) -> Option<Service> {
         http.set("forwarded", &mut service.http.forwarded, "keep, append, replace or remove", forwarding);
         http.boolean("reason", &mut service.http.reason);
     });
-    for key in ["tls", "rebalance", "postgres"] {
+    rebalance(&mut section, &mut service);
+    for key in ["tls", "postgres"] {
         section.later(key);
     }
     section.finish();
@@ -210,9 +211,9 @@ fn protocol(section: &mut Section<'_>) -> Option<Protocol> {
     let node = section.take("protocol")?;
     match node.text() {
         Some("auto") => Some(Protocol::Auto),
-        Some("http" | "http1") => Some(Protocol::Http1),
+        Some("http" | "http1" | "websocket") => Some(Protocol::Http1),
         Some("tcp") => Some(Protocol::Tcp),
-        Some(later @ ("http2" | "grpc" | "websocket" | "postgres" | "amqp" | "rsocket")) => {
+        Some(later @ ("http2" | "grpc" | "postgres" | "amqp" | "rsocket")) => {
             section.problem(
                 node,
                 "protocol",
@@ -221,7 +222,7 @@ fn protocol(section: &mut Section<'_>) -> Option<Protocol> {
             None
         }
         other => {
-            let hint = suggest(other.unwrap_or_default(), ["auto", "http", "http1", "tcp"].into_iter());
+            let hint = suggest(other.unwrap_or_default(), ["auto", "http", "http1", "websocket", "tcp"].into_iter());
             section.problem(node, "protocol", format!("unknown protocol{hint}"));
             None
         }
@@ -234,6 +235,7 @@ fn upstream(section: &mut Section<'_>, service: &mut Service) {
         upstream.duration("connect_timeout", &mut u.connect_timeout);
         upstream.count("max_idle", &mut u.max_idle, 0);
         upstream.duration("idle_timeout", &mut u.idle_timeout);
+        upstream.duration("drain_grace", &mut u.drain_grace);
         upstream.set(
             "max_connections",
             &mut u.max_connections,
@@ -272,6 +274,34 @@ fn balance(section: &mut Section<'_>, service: &mut Service) {
         }
         balance.later("zone");
     });
+}
+
+fn rebalance(section: &mut Section<'_>, service: &mut Service) {
+    let r = &mut service.balance.core.rebalance;
+    if section.node.get("rebalance").and_then(Node::text) == Some("off") {
+        section.take("rebalance");
+        r.enabled = false;
+        return;
+    }
+    section.section("rebalance", |rebalance| {
+        rebalance.set("skew", &mut r.skew, "a number from 1.01 to 100", |text| {
+            text.parse().ok().filter(|skew| (1.01..=100.0).contains(skew))
+        });
+        rebalance.set("moves_per_second", &mut r.pace, "a part such as 5%, or a number such as 20", |text| {
+            let fraction = text.ends_with('%').then(|| fraction(text)).flatten().filter(|&f| f > 0.0);
+            fraction.map(Pace::Fraction).or_else(|| rate(text).map(Pace::PerSecond))
+        });
+        rebalance.set("cool_down", &mut r.cool_down, "a duration such as 60s, or off", |text| {
+            optional_duration(text).map(|d| d.unwrap_or_default())
+        });
+        rebalance.set("per_endpoint", &mut r.per_endpoint, "a rate such as 50/s", rate);
+        rebalance.later("max_age");
+    });
+}
+
+/// `50/s` or `50`: more than nothing, per second.
+fn rate(text: &str) -> Option<f64> {
+    text.strip_suffix("/s").unwrap_or(text).parse().ok().filter(|rate: &f64| *rate > 0.0 && *rate <= 1e6)
 }
 
 fn affinity(node: &Node) -> Option<Affinity> {

@@ -66,9 +66,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "services[].protocol",
-        "`auto`, `http`, `tcp`",
+        "`auto`, `http`, `websocket`, `tcp`",
         "auto",
-        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP/1 for opaque.",
+        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP/1 for opaque. `websocket` is `http`: upgrades are followed in either.",
     ),
     key(
         "services[].upstream.connect_timeout",
@@ -87,6 +87,12 @@ pub(super) const KEYS: &[Key] = &[
         "duration",
         "60s",
         "An idle connection is closed after this: before most servers would (nginx: 75 s).",
+    ),
+    key(
+        "services[].upstream.drain_grace",
+        "duration",
+        "30s",
+        "An endpoint that leaves (terminating, gone from discovery, weight 0, drained by an operator) gets no new requests. WebSocket sessions on it are asked to come back (1012), spread over 80 % of this; opaque connections are closed at its end. Kubernetes gives a Pod 30 s.",
     ),
     key(
         "services[].upstream.max_connections",
@@ -117,6 +123,36 @@ pub(super) const KEYS: &[Key] = &[
         "`source`, `{header: NAME}`, `{cookie: NAME}`",
         "source",
         "The key that `ring-hash` and `maglev` hash; the source address where the header or cookie is absent.",
+    ),
+    key(
+        "services[].rebalance",
+        "map, `off`",
+        "",
+        "When sessions that stay open (WebSocket) move to other endpoints: they are asked to come back (Close 1012). `off`: never, for clients that cannot reconnect. Without it, moving pauses for 10 minutes if most clients that were asked did not come back.",
+    ),
+    key(
+        "services[].rebalance.skew",
+        "1.01 to 100",
+        "1.10",
+        "Highest share ÷ fair share above which sessions move, until it is 1.03: chance alone makes 1.1 of 500 sessions an endpoint.",
+    ),
+    key(
+        "services[].rebalance.moves_per_second",
+        "fraction, number",
+        "5%",
+        "How many, as a part of all sessions or as a number. 5 %: three of five new endpoints are full after 12 s, and no endpoint is stormed.",
+    ),
+    key(
+        "services[].rebalance.cool_down",
+        "duration, `off`",
+        "60s",
+        "Sessions opened since the first move of the last so many seconds stay where they are: they are most likely those that were moved.",
+    ),
+    key(
+        "services[].rebalance.per_endpoint",
+        "rate",
+        "50/s",
+        "Sessions that one endpoint loses, at most: closing and opening costs it, too.",
     ),
     key(
         "services[].health.outlier.consecutive",

@@ -7,6 +7,7 @@ use crate::control::{Control, ServiceNow};
 use crate::registry::LATENCY_BOUNDS_US;
 use evenkeel_core::end::Cause;
 use evenkeel_core::endpoint::Readiness;
+use evenkeel_wire::session::Leave;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -26,6 +27,7 @@ struct Scrape {
     stalled: Vec<usize>,
     uptime: f64,
     access_log_dropped: u64,
+    reloads: crate::control::Reloads,
     process: Process,
 }
 
@@ -279,6 +281,27 @@ const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "evenkeel_sessions_asked",
+        kind: Kind::Counter,
+        labels: "service, reason",
+        help: "Sessions asked to go by their protocol's means: moved (for balance), endpoint-drained, shutdown",
+        read: |scrape, out| {
+            scrape.services.iter().try_for_each(|s| {
+                let reasons = Leave::ALL.iter().zip(s.sums.asked);
+                reasons
+                    .into_iter()
+                    .try_for_each(|(reason, n)| out.count(vec![("service", &s.name), ("reason", reason.as_str())], n))
+            })
+        },
+    },
+    Metric {
+        name: "evenkeel_moves_needed",
+        kind: Kind::Gauge,
+        labels: "service",
+        help: "Sessions that would have to move for their counts to be even",
+        read: |scrape, out| services(scrape, out, |s| u64::from(s.rebalance.needed), false),
+    },
+    Metric {
         name: "evenkeel_endpoint_sessions",
         kind: Kind::Gauge,
         labels: "service, endpoint",
@@ -427,6 +450,23 @@ const METRICS: &[Metric] = &[
         read: |_, out| out.gauge(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0),
     },
     Metric {
+        name: "evenkeel_config_reloads",
+        kind: Kind::Counter,
+        labels: "result",
+        help: "Configurations read: ok (took effect, the first one included), failed (changed nothing)",
+        read: |scrape, out| {
+            out.count(vec![("result", "ok")], scrape.reloads.generation)?;
+            out.count(vec![("result", "failed")], scrape.reloads.failed)
+        },
+    },
+    Metric {
+        name: "evenkeel_config_last_reload_successful",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "1: the configuration that runs is the one in the file; 0: the file is wrong (GET /api/v1/config says why)",
+        read: |scrape, out| out.gauge(vec![], if scrape.reloads.error.is_none() { 1.0 } else { 0.0 }),
+    },
+    Metric {
         name: "evenkeel_uptime_seconds",
         kind: Kind::Gauge,
         labels: "",
@@ -498,7 +538,7 @@ impl Process {
 /// The text that `/metrics` answers (OpenMetrics 1.0).
 pub(crate) async fn scrape(control: &Control) -> Result<String, fmt::Error> {
     let mut services = Vec::new();
-    for service in &control.services {
+    for service in control.services() {
         services.push(service.now().await);
     }
     let scrape = Scrape {
@@ -508,6 +548,7 @@ pub(crate) async fn scrape(control: &Control) -> Result<String, fmt::Error> {
         stalled: control.stalled(),
         uptime: control.clock.origin().elapsed().as_secs_f64(),
         access_log_dropped: control.registry.access_log_dropped.load(Relaxed),
+        reloads: control.reloads.lock().map(|r| r.clone()).unwrap_or_default(),
         process: Process::now(),
     };
     let mut registry = Registry::default();

@@ -91,6 +91,8 @@ pub struct Sums {
     pub(crate) turns_active: u64,
     pub(crate) failures: [u64; Cause::ALL.len()],
     pub(crate) ends: [u64; Cause::ALL.len()],
+    /// By `Leave`.
+    pub(crate) asked: [u64; 3],
     pub(crate) retries: u64,
     pub(crate) retries_refused: u64,
     pub(crate) bytes_received: u64,
@@ -109,6 +111,7 @@ impl Sums {
         self.bytes_sent += tally.bytes_sent.get();
         add_all(&mut self.failures, &tally.failures);
         add_all(&mut self.ends, &tally.ends);
+        add_all(&mut self.asked, &tally.asked);
     }
 }
 

@@ -7,7 +7,7 @@ use evenkeel_core::end::End;
 use evenkeel_core::endpoint::EndpointId;
 use evenkeel_core::picker::Ticket;
 use evenkeel_core::time::Instant;
-use evenkeel_wire::session::{Peer, Session, Want};
+use evenkeel_wire::session::{Leave, Peer, Session, Want};
 
 /// Endpoints remembered as tried for one turn.
 pub(super) const TRIED: usize = 4;
@@ -111,8 +111,8 @@ pub(super) struct Client {
     /// In the list of sessions to drive.
     pub(super) queued: bool,
     pub(super) leaving: Option<Leaving>,
-    /// When an idle session is to be told that the process leaves.
-    pub(super) drain_at: Option<Instant>,
+    /// When the session is to be asked to go, and why.
+    pub(super) leave: Option<(Instant, Leave)>,
     pub(super) opened: Instant,
     pub(super) turns: u64,
     /// The earliest timer that is armed for it.

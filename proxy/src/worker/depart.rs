@@ -1,10 +1,9 @@
-//! Ends: of a session, and of all of them.
+//! How a session ends, and how all of them do when there is no more time.
 
 use super::Worker;
 use super::client::Leaving;
 use super::complaints::{Subject, is_clients};
 use super::slab::Key;
-use super::turn::DRAIN_SPREAD;
 use crate::registry::SessionView;
 use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_wire::session::{LinkFate, TurnEnd};
@@ -102,39 +101,8 @@ impl Worker {
             served.tally.ends[end.cause as usize].add(1);
             served.shared.leave();
         }
+        self.forget_if_gone(client.service);
         self.publish_load();
-    }
-
-    /// The process leaves. Listeners close at once. A session in a turn finishes it; one that is
-    /// idle is told with its next answer, or after a while: closing it now would race with the
-    /// request that its client may just be sending.
-    pub(super) fn drain(&mut self, grace: std::time::Duration) {
-        self.draining = true;
-        self.listeners.clear();
-        let spread = grace.div_f64(2.0).min(DRAIN_SPREAD);
-        for key in self.sessions.keys() {
-            let at = self.now + spread.mul_f64(0.2 + 0.8 * self.rng.unit());
-            if let Some(client) = self.sessions.get_mut(key) {
-                client.drain_at = Some(at);
-            }
-            self.touch(key);
-        }
-        for key in self.links.keys() {
-            if self.links.get(key).is_some_and(|l| l.state == super::link::LinkState::Idle) {
-                self.remove_link(key);
-            }
-        }
-    }
-
-    /// Tells the engine that the process leaves, at the moment that suits the session.
-    pub(super) fn drain_if_due(&mut self, key: Key) {
-        let Some(client) = self.sessions.get_mut(key) else { return };
-        let Some(at) = client.drain_at else { return };
-        if client.turn.is_some() || at <= self.now {
-            client.drain_at = None;
-            self.with_engine(key, |engine, io, context| engine.drain(io, context));
-            self.touch(key);
-        }
     }
 
     /// Ends everything now.

@@ -79,7 +79,7 @@ impl Worker {
                 break;
             }
         }
-        self.drain_if_due(key);
+        self.leave_if_due(key);
         self.settle(key);
         self.rearm(key);
     }
@@ -416,7 +416,8 @@ impl Worker {
         let queue =
             client.turn.as_ref().filter(|t| t.queued).map(|t| t.tried_at + served.shared.config.limits.queue_timeout);
         let leaving = client.leaving.map(|l| l.until);
-        let due = [engine, queue, leaving, client.drain_at].into_iter().flatten().min();
+        let asked = client.leave.map(|(at, _)| at);
+        let due = [engine, queue, leaving, asked].into_iter().flatten().min();
         if let Some(due) = due
             && client.armed.is_none_or(|armed| due < armed)
         {

@@ -56,6 +56,8 @@ pub(super) struct EndpointPool {
     pub(super) tally: Arc<EndpointTally>,
     /// May new turns go there?
     pub(super) usable: bool,
+    /// It leaves: its sessions have until then.
+    pub(super) leaves_by: Option<Instant>,
     /// Links in any state.
     pub(super) open: usize,
     /// Idle links, the one used last on top: the others can age and go.

@@ -9,7 +9,8 @@
 //! * `drive`: sockets to engine and back, one session at a time
 //! * `turn`: choosing endpoints, taking and returning links, trying again
 //! * `accept`: new clients, given to the worker that has least
-//! * `depart`: draining and ending
+//! * `shed`: asking sessions to go: the process leaves, an endpoint does, or has too many
+//! * `depart`: ending
 
 mod accept;
 mod buffer;
@@ -18,6 +19,7 @@ mod complaints;
 mod depart;
 mod drive;
 mod link;
+mod shed;
 mod slab;
 pub(crate) mod socket;
 mod turn;
@@ -32,6 +34,7 @@ use self::socket::{Listener, Stream};
 use self::wheel::Wheel;
 use crate::registry::{Heartbeat, ServiceTally};
 use crate::service::Service;
+use evenkeel_core::balancer::Shed;
 use evenkeel_core::endpoint::{Endpoint, EndpointId};
 use evenkeel_core::picker::{Notice, Picker};
 use evenkeel_core::retry::RetryBudget;
@@ -62,12 +65,24 @@ const MAX_LISTENERS: usize = 1 << 16;
 /// What the control thread asks of a worker.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Serve this service.
-    Add(Arc<Service>),
-    /// Accept clients for a service.
-    Listen(u32, Listener),
+    /// Serve this service, or serve it as it is configured now.
+    Serve(Arc<Service>),
+    /// The service is gone: its sessions have this time.
+    Remove(u32, std::time::Duration),
+    /// Accept clients for a service; the second number names the listener.
+    Listen(u32, u32, Listener),
+    /// Accept no more there, once what waits is served; `true`: what waits is for whoever listens there now.
+    Unlisten(u32, bool),
+    /// Log requests there from now on, or not.
+    Access(Option<crate::observe::access::AccessLog>),
     /// Pick from this snapshot from now on.
     Publish(u32, Arc<Picker>),
+    /// The endpoint leaves, and its sessions with it.
+    Leave(u32, Arc<Endpoint>),
+    /// It does not leave after all.
+    Stay(u32, Arc<Endpoint>),
+    /// Some sessions of an endpoint are to move.
+    Shed(u32, Shed),
     /// Open a link to a new endpoint before its first turn.
     Warm(u32, Arc<Endpoint>),
     /// A client that another worker accepted.
@@ -133,6 +148,8 @@ struct Served {
     /// after each answer are not warmed: one that serves a single connection at a
     /// time would wait for a request on the warm link, and nobody else be served.
     warms: bool,
+    /// The service is gone from the configuration: its sessions have until then.
+    leaves_by: Option<Instant>,
 }
 
 /// Endpoint identities are hashes already.
@@ -168,6 +185,14 @@ enum Timer {
     Accept(u32),
 }
 
+/// A socket on which clients of a service arrive.
+#[derive(Debug)]
+struct Listening {
+    id: u32,
+    service: u32,
+    socket: Listener,
+}
+
 /// What a worker is made of; see the module.
 pub(crate) struct Worker {
     index: usize,
@@ -182,7 +207,7 @@ pub(crate) struct Worker {
     now: Instant,
     rng: Rng,
     services: Vec<Option<Served>>,
-    listeners: Vec<Option<(u32, Listener)>>,
+    listeners: Vec<Option<Listening>>,
     sessions: Slab<Client>,
     links: Slab<Link>,
     pool: Pool,
@@ -190,12 +215,14 @@ pub(crate) struct Worker {
     /// Sessions to drive this turn.
     touched: VecDeque<Key>,
     scratch: Box<[u8]>,
-    draining: bool,
+    /// The process leaves: no session may be here after that.
+    draining: Option<Instant>,
     stop: bool,
 }
 
 /// What every worker of a process is given.
 pub(crate) struct Spawn {
+    pub(crate) handle: Arc<Handle>,
     pub(crate) peers: Arc<[Arc<Handle>]>,
     pub(crate) facts: tokio::sync::mpsc::Sender<Fact>,
     pub(crate) access: Option<crate::observe::access::AccessLog>,
@@ -216,7 +243,7 @@ impl Worker {
         Self {
             index,
             poll,
-            handle: spawn.peers[index].clone(),
+            handle: spawn.handle,
             peers: spawn.peers,
             facts: spawn.facts,
             access: spawn.access,
@@ -233,7 +260,7 @@ impl Worker {
             wheel: Wheel::new(now),
             touched: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
-            draining: false,
+            draining: None,
             stop: false,
         }
     }
@@ -277,7 +304,7 @@ impl Worker {
             for timer in due.drain(..) {
                 self.timer(timer);
             }
-            if self.draining && self.sessions.len() == 0 {
+            if self.draining.is_some() && self.sessions.len() == 0 {
                 self.stop = true;
             }
         }
@@ -333,9 +360,15 @@ impl Worker {
         };
         for command in commands {
             match command {
-                Command::Add(service) => self.add(service),
-                Command::Listen(service, listener) => self.listen(service, listener),
+                Command::Serve(service) => self.serve(service),
+                Command::Remove(service, grace) => self.remove_service(service, grace),
+                Command::Listen(service, id, listener) => self.listen(service, id, listener),
+                Command::Unlisten(id, moved) => self.unlisten(id, moved),
+                Command::Access(access) => self.access = access,
                 Command::Publish(service, picker) => self.publish(service, picker),
+                Command::Leave(service, endpoint) => self.endpoint_leaves(service, &endpoint),
+                Command::Stay(service, endpoint) => self.endpoint_stays(service, &endpoint),
+                Command::Shed(service, shed) => self.shed(service, &shed),
                 Command::Warm(service, endpoint) => self.warm(service, &endpoint),
                 Command::Adopt(accepted) => self.adopt(accepted),
                 Command::Drain(grace) => self.drain(grace),
@@ -348,12 +381,21 @@ impl Worker {
         }
     }
 
-    fn add(&mut self, service: Arc<Service>) {
+    /// Serves a service that is new, or goes on with one as it is configured now.
+    fn serve(&mut self, service: Arc<Service>) {
         let index = service.index as usize;
         if self.services.len() <= index {
             self.services.resize_with(index + 1, || None);
         }
         let retry = &service.config.retry;
+        let budget = || RetryBudget::new(retry.budget, retry.reserve, self.now);
+        if let Some(served) = &mut self.services[index] {
+            if served.shared.config.retry != *retry {
+                served.budget = budget();
+            }
+            served.shared = service;
+            return;
+        }
         self.services[index] = Some(Served {
             tally: service.entry.workers[self.index].clone(),
             picker: Arc::new(Picker::empty()),
@@ -361,8 +403,9 @@ impl Worker {
             free_pools: Vec::new(),
             by_endpoint: HashMap::default(),
             waiting: 0,
-            budget: RetryBudget::new(retry.budget, retry.reserve, self.now),
+            budget: budget(),
             warms: false,
+            leaves_by: None,
             shared: service,
         });
     }

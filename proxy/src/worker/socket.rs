@@ -5,6 +5,7 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token, event::Source};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 
 /// A connected (or connecting) stream socket.
 #[derive(Debug)]
@@ -131,6 +132,20 @@ impl Listener {
         }
     }
 
+    /// Another handle to the same socket.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(l, addr) => {
+                let fd = l.as_fd().try_clone_to_owned()?;
+                Self::Tcp(TcpListener::from_std(fd.into()), *addr)
+            }
+            Self::Unix(l) => {
+                let fd = l.as_fd().try_clone_to_owned()?;
+                Self::Unix(UnixListener::from_std(fd.into()))
+            }
+        })
+    }
+
     /// Where it listens (port resolved).
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
@@ -147,6 +162,13 @@ impl Listener {
         match self {
             Self::Tcp(l, _) => l.register(registry, token, Interest::READABLE),
             Self::Unix(l) => l.register(registry, token, Interest::READABLE),
+        }
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(l, _) => l.deregister(registry),
+            Self::Unix(l) => l.deregister(registry),
         }
     }
 

@@ -21,7 +21,6 @@ use crate::registry::EndpointTally;
 use evenkeel_core::end::Cause;
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::picker::{Ask, Outcome, Picker, Scope};
-use evenkeel_core::time::Duration;
 use evenkeel_wire::session::{LinkError, LinkFate, TurnEnd, Want};
 use mio::Token;
 use std::sync::Arc;
@@ -352,6 +351,7 @@ impl Worker {
         let Some(turn) = self.sessions.get_mut(key).and_then(|c| c.turn.as_mut()) else { return };
         turn.want.scope = Scope::Session;
         turn.ticket = turn.ticket.take().map(evenkeel_core::picker::Ticket::into_session);
+        self.leave_with_endpoint(key);
     }
 
     /// May the turn still be run elsewhere when its endpoint answers 503?
@@ -520,7 +520,7 @@ impl Worker {
         let upstream = &served.shared.config.upstream;
         let idle_timeout = upstream.idle_timeout;
         match served.pools.get_mut(pool_index as usize) {
-            Some(Some(pool)) if pool.usable && pool.idle.len() < upstream.max_idle && !self.draining => {
+            Some(Some(pool)) if pool.usable && pool.idle.len() < upstream.max_idle && !self.draining.is_some() => {
                 pool.idle.push(key);
                 pool.tally.idle_links.add(1);
                 if !armed {
@@ -595,7 +595,8 @@ impl Worker {
         let mut leaving = Vec::new();
         for index in 0..served.pools.len() as u32 {
             let Some(pool) = &mut served.pools[index as usize] else { continue };
-            pool.usable = served.picker.usable(pool.endpoint.id);
+            let current = served.by_endpoint.get(&pool.endpoint.id) == Some(&index);
+            pool.usable = current && served.picker.usable(pool.endpoint.id);
             if !pool.usable {
                 leaving.extend_from_slice(&pool.idle);
                 if pool.open == 0 && pool.waiting.is_empty() {
@@ -611,7 +612,7 @@ impl Worker {
     /// Has a link ready for the first turn of a new endpoint.
     pub(super) fn warm(&mut self, service: u32, endpoint: &Arc<Endpoint>) {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
-        if !served.warms || self.draining {
+        if !served.warms || self.draining.is_some() {
             return;
         }
         let pool = served.pool_for(endpoint);
@@ -625,7 +626,9 @@ impl Worker {
 impl Served {
     /// The pool of the endpoint, made if there is none.
     fn pool_for(&mut self, endpoint: &Arc<Endpoint>) -> u32 {
-        if let Some(&index) = self.by_endpoint.get(&endpoint.id) {
+        if let Some(&index) = self.by_endpoint.get(&endpoint.id)
+            && self.pools[index as usize].as_ref().is_some_and(|p| p.endpoint.address == endpoint.address)
+        {
             return index;
         }
         let tally = Arc::new(EndpointTally::default());
@@ -636,6 +639,7 @@ impl Served {
             endpoint: endpoint.clone(),
             tally,
             usable: true,
+            leaves_by: None,
             open: 0,
             idle: Vec::new(),
             waiting: std::collections::VecDeque::new(),
@@ -656,7 +660,10 @@ impl Served {
 
     fn free_pool(&mut self, index: u32) {
         if let Some(pool) = self.pools[index as usize].take() {
-            self.by_endpoint.remove(&pool.endpoint.id);
+            // A name that moved to another address has another pool by now.
+            if self.by_endpoint.get(&pool.endpoint.id) == Some(&index) {
+                self.by_endpoint.remove(&pool.endpoint.id);
+            }
             self.free_pools.push(index);
         }
     }
@@ -710,6 +717,3 @@ impl Worker {
         until(self.now, FAREWELL)
     }
 }
-
-/// The pace at which idle sessions are told to leave is spread over at most this.
-pub(super) const DRAIN_SPREAD: Duration = Duration::from_secs(5);

@@ -20,35 +20,66 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How often the file is looked at without an event.
 const POLL: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(path: PathBuf, port: Option<String>, sink: Sink) {
-    let (events, mut changed) = mpsc::channel(1);
-    let directory = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| event.kind.is_access()) {
-            // Perhaps our own.
-            return;
+/// A file that may change.
+#[derive(Debug)]
+pub struct Watch {
+    directory: PathBuf,
+    watcher: Option<notify::RecommendedWatcher>,
+    watching: bool,
+    changed: mpsc::Receiver<()>,
+}
+
+impl Watch {
+    /// Watches the file, whether it exists or not.
+    pub fn new(path: &Path) -> Self {
+        let (events, changed) = mpsc::channel(1);
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| event.kind.is_access()) {
+                // Perhaps our own.
+                return;
+            }
+            // One waiting event is enough: the file is read as it is then.
+            let _pending = events.try_send(());
+        });
+        let mut watch = Self { directory, watcher: watcher.ok(), watching: false, changed };
+        watch.begin();
+        watch
+    }
+
+    fn begin(&mut self) {
+        if !self.watching
+            && let Some(watcher) = &mut self.watcher
+        {
+            // Again with every poll until the directory exists.
+            self.watching = watcher.watch(&self.directory, RecursiveMode::NonRecursive).is_ok();
         }
-        // One waiting event is enough: the file is read as it is then.
-        let _pending = events.try_send(());
-    });
-    let mut watcher = watcher.ok();
-    let mut watching = false;
+    }
+
+    /// Waits until the file may have changed; it is worth looking at it then. Cancelling loses nothing.
+    pub async fn changed(&mut self) {
+        self.begin();
+        // A poll that finds nothing new costs one read.
+        if tokio::time::timeout(POLL, self.changed.recv()).await.is_ok() {
+            tokio::time::sleep(SETTLE).await;
+            let _seen = self.changed.try_recv();
+        }
+    }
+}
+
+pub(super) async fn run(path: PathBuf, port: Option<String>, sink: Sink) {
+    let mut watch = Watch::new(&path);
     let mut last = None;
     loop {
-        if !watching && let Some(watcher) = &mut watcher {
-            // Again with every poll until the directory exists.
-            watching = watcher.watch(&directory, RecursiveMode::NonRecursive).is_ok();
-        }
         let update = read(&path, port.as_deref()).await;
         if last.as_ref() != Some(&update) {
             last = Some(update.clone());
             sink.say(update).await;
         }
-        // A poll that finds nothing new costs one read.
-        if tokio::time::timeout(POLL, changed.recv()).await.is_ok() {
-            tokio::time::sleep(SETTLE).await;
-            let _seen = changed.try_recv();
-        }
+        watch.changed().await;
     }
 }
 

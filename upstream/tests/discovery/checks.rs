@@ -76,6 +76,6 @@ async fn a_port_that_nobody_listens_on_fails_a_tcp_check() {
     let service = Service::checked(&format!("{dead},{}", alive.join(",")), config(Kind::Tcp));
     service.becomes(&alive).await;
     let views = service.pump.explain().await;
-    let view = views.iter().find(|v| v.endpoint.address.to_string() == dead).expect("it is known");
+    let view = views.endpoints.iter().find(|v| v.endpoint.address.to_string() == dead).expect("it is known");
     assert!(view.explanation.contains("cannot connect"), "{}", view.explanation);
 }

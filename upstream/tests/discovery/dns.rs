@@ -165,7 +165,11 @@ async fn service_records_say_port_weight_and_order() {
     service.becomes(&["10.0.0.1:8080", "10.0.0.2:8081"]).await;
     let views = service.pump.explain().await;
     let share = |address: &str| {
-        views.iter().find(|v| v.endpoint.address.to_string() == address).map(|v| (v.fair_share * 100.0).round())
+        views
+            .endpoints
+            .iter()
+            .find(|v| v.endpoint.address.to_string() == address)
+            .map(|v| (v.fair_share * 100.0).round())
     };
     assert_eq!((share("10.0.0.1:8080"), share("10.0.0.2:8081")), (Some(25.0), Some(75.0)));
     assert_eq!(share("10.0.0.3:8082"), Some(0.0));

@@ -42,8 +42,15 @@ impl Service {
 
     /// Addresses that may be picked, in order.
     pub async fn usable(&self) -> Vec<String> {
-        let mut addresses: Vec<String> =
-            self.pump.explain().await.iter().filter(|v| v.usable).map(|v| v.endpoint.address.to_string()).collect();
+        let mut addresses: Vec<String> = self
+            .pump
+            .explain()
+            .await
+            .endpoints
+            .iter()
+            .filter(|v| v.usable)
+            .map(|v| v.endpoint.address.to_string())
+            .collect();
         addresses.sort();
         addresses
     }

@@ -330,6 +330,11 @@ impl WebSocket {
         self.farewell.is_some() || self.down.is_closed() || self.up.is_closed()
     }
 
+    /// When the last byte was seen, unless it is ending.
+    pub(crate) fn quiet_since(&self) -> Instant {
+        self.since
+    }
+
     /// Is no message under way?
     pub(crate) fn is_between_messages(&self) -> bool {
         self.down.between_messages() && self.up.between_messages()
