@@ -12,11 +12,15 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("curl", &["curl"]),
     ("valgrind", &["valgrind"]),
     ("python3", &["python3"]),
+    ("node", &["nodejs", "npm"]),
     ("cc", &["gcc", "libc6-dev"]),
 ];
 
 /// Python packages of the end-to-end tests.
-const PYTHON: &[&str] = &["aiohttp==3.*", "requests==2.*", "prometheus-client==0.*"];
+const PYTHON: &[&str] = &["aiohttp==3.*", "requests==2.*", "prometheus-client==0.*", "websockets==17.*"];
+
+/// npm packages of the end-to-end tests.
+const NODE: &[&str] = &["ws@8"];
 
 /// Cargo subcommands, by the version that is known to work.
 const CARGO: &[(&str, &str)] = &[("cargo-deny", "0.20"), ("cargo-fuzz", "0.13")];
@@ -42,6 +46,13 @@ pub(crate) fn install() -> Outcome {
             Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON),
         );
     }
+    if !node_works() {
+        let directory = node();
+        // Fails if the installation below does, which is then said.
+        let _made = std::fs::create_dir_all(&directory);
+        let npm = ["install", "--silent", "--no-audit", "--no-fund", "--prefix"];
+        quiet(Command::new("npm").args(npm).arg(&directory).args(NODE));
+    }
     for (name, version) in CARGO {
         if !has(name) {
             quiet(Command::new("cargo").args(["install", "--locked", "--jobs", "2", "--version", version, name]));
@@ -53,7 +64,10 @@ pub(crate) fn install() -> Outcome {
     let wanted = PACKAGES.iter().map(|(p, _)| *p).chain(CARGO.iter().map(|(p, _)| *p));
     let mut lacking: Vec<&str> = wanted.filter(|program| !has(program)).collect();
     if !python_works() {
-        lacking.push("python3 with aiohttp and requests");
+        lacking.push("python3 with aiohttp, requests and websockets");
+    }
+    if !node_works() {
+        lacking.push("node with ws");
     }
     if !nightly() {
         lacking.push("the nightly toolchain");
@@ -101,7 +115,18 @@ pub(crate) fn venv() -> PathBuf {
 fn python_works() -> bool {
     let python = venv().join("bin/python");
     Path::new(&python).exists()
-        && silent(Command::new(python).args(["-c", "import aiohttp, requests, prometheus_client"]))
+        && silent(
+            Command::new(python).args(["-c", "import aiohttp, requests, prometheus_client, websockets.asyncio.client"]),
+        )
+}
+
+/// Where the npm packages of the end-to-end tests are.
+fn node() -> PathBuf {
+    crate::root().join("target/node")
+}
+
+fn node_works() -> bool {
+    node().join("node_modules/ws/package.json").exists()
 }
 
 fn has_module(name: &str) -> bool {

@@ -39,8 +39,18 @@ impl Proxy {
         Self::to(&list.join(","), change)
     }
 
+    /// The same as it is by default, with this long to leave.
+    pub fn grace(backends: &[SocketAddr], grace: Duration) -> Self {
+        let list: Vec<String> = backends.iter().map(ToString::to_string).collect();
+        Self::configured(&list.join(","), |_| {}, |config| config.drain.grace = grace)
+    }
+
     /// The same, for any target.
     pub fn to(target: &str, change: impl FnOnce(&mut Service)) -> Self {
+        Self::configured(target, change, |_| {})
+    }
+
+    fn configured(target: &str, change: impl FnOnce(&mut Service), process: impl FnOnce(&mut Config)) -> Self {
         let listen: Address = "127.0.0.1:0".parse().expect("an address");
         let mut service = Service::new("test", vec![listen], vec![target.parse().expect("a target")]);
         service.balance.core.turn_policy = Policy::RoundRobin;
@@ -49,6 +59,7 @@ impl Proxy {
         config.workers = Some(1);
         config.admin = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.services.push(service);
+        process(&mut config);
         let running = start(config).expect("the proxy starts");
         let Address::Ip(addr) = running.listening["test"][0] else { panic!("a TCP listener") };
         Self { running, addr }

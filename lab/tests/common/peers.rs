@@ -33,6 +33,13 @@ pub fn python() -> Option<PathBuf> {
     None
 }
 
+/// Where `cargo xtask install` puts packages of Node.
+pub fn node_modules() -> PathBuf {
+    let modules = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/node/node_modules"));
+    assert!(modules.join("ws").exists(), "{} must exist: cargo xtask install makes it", modules.display());
+    modules
+}
+
 /// A directory of the test's own.
 pub fn directory(name: &str) -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);

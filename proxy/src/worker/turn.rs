@@ -520,7 +520,7 @@ impl Worker {
         let upstream = &served.shared.config.upstream;
         let idle_timeout = upstream.idle_timeout;
         match served.pools.get_mut(pool_index as usize) {
-            Some(Some(pool)) if pool.usable && pool.idle.len() < upstream.max_idle && !self.draining.is_some() => {
+            Some(Some(pool)) if pool.usable && pool.idle.len() < upstream.max_idle && self.draining.is_none() => {
                 pool.idle.push(key);
                 pool.tally.idle_links.add(1);
                 if !armed {

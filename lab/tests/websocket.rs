@@ -1,0 +1,215 @@
+//! WebSocket sessions of real clients on real servers: moved, drained, counted, told to go.
+
+mod common;
+
+use common::peers::{Catalog, Process, directory, free_port, have, python};
+use common::{Proxy, eventually};
+use evenkeel_core::balancer::Pace;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/sockets.py");
+
+/// Servers of the `websockets` package, in one process.
+struct Pods {
+    addrs: Vec<SocketAddr>,
+    process: Process,
+}
+
+impl Pods {
+    fn start(python: &Path, n: usize) -> Self {
+        let addrs: Vec<SocketAddr> = (0..n).map(|_| SocketAddr::from(([127, 0, 0, 1], free_port()))).collect();
+        let mut command = Command::new(python);
+        command.args([SCRIPT, "serve"]).args(addrs.iter().map(|a| a.port().to_string()));
+        let process = Process::start(&mut command, directory("pods"));
+        Self { process: addrs.iter().fold(process, |process, &addr| process.listening(addr)), addrs }
+    }
+
+    /// What the i-th server counted.
+    fn counts(&self, i: usize) -> Value {
+        let mut stream = common::connect(self.addrs[i]);
+        stream.write_all(b"GET /counts HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        let answer = common::read_all(&mut stream);
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e} in {answer:?}"))
+    }
+
+    fn open(&self) -> Vec<u64> {
+        (0..self.addrs.len()).map(|i| self.counts(i)["open"].as_u64().expect("a number")).collect()
+    }
+}
+
+/// Clients of the `websockets` package that come back when they are told to.
+struct Clients {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Clients {
+    /// Opens them all.
+    fn start(python: &Path, addr: SocketAddr, n: usize) -> Self {
+        let mut child = Command::new(python)
+            .args([SCRIPT, "clients", &format!("ws://{addr}/"), &n.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("Python starts");
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut clients = Self { input: child.stdin.take(), child, output };
+        assert_eq!(clients.line()["open"], n);
+        clients
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a line");
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"))
+    }
+
+    /// Ends them; what they saw.
+    fn stop(mut self) -> Value {
+        drop(self.input.take());
+        let seen = self.line();
+        self.child.wait().expect("it ends");
+        seen
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        // Fails only if it is gone already.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn skew(open: &[u64]) -> f64 {
+    let max = open.iter().max().copied().unwrap_or(0);
+    max as f64 * open.len() as f64 / open.iter().sum::<u64>().max(1) as f64
+}
+
+#[test]
+fn a_thousand_sessions_on_two_pods_spread_over_five() {
+    let Some(python) = python() else { return };
+    let pods = Pods::start(&python, 5);
+    let catalog = Catalog::new(&pods.addrs[..2]);
+    let proxy = Proxy::to(&catalog.target(), |_| {});
+    let clients = Clients::start(&python, proxy.addr, 1_000);
+    let before = pods.open();
+    assert!(before[0].abs_diff(before[1]) <= 1, "by count, not by chance: {before:?}");
+    catalog.set(&pods.addrs);
+    let began = Instant::now();
+    eventually("even", || skew(&pods.open()) <= 1.10 && pods.open().iter().sum::<u64>() == 1_000);
+    let took = began.elapsed();
+    // The pace: 600 moves at 5 % of 1,000 a second cannot take less than 11 s (the first second's worth may
+    // be spent at once), and the issue is settled within 30.
+    assert!((Duration::from_secs(7)..Duration::from_secs(30)).contains(&took), "{took:?}");
+    eventually("done", || proxy.service()["rebalance"]["state"] == "calm");
+    let seen = clients.stop();
+    let moves = seen["moves"].as_u64().expect("a number");
+    assert!((500..=660).contains(&moves), "the minimum is 600, and a skew of 1.03 is even: {seen}");
+    assert_eq!((&seen["most_moves"], &seen["codes"]["1012"]), (&1.into(), &seen["moves"]), "nobody twice: {seen}");
+    assert_eq!((&seen["failed"], &seen["mismatched"], &seen["open"]), (&0.into(), &0.into(), &1_000.into()), "{seen}");
+    assert_eq!(proxy.service()["moves"]["asked"]["moved"], moves);
+}
+
+#[test]
+fn sessions_leave_an_endpoint_that_leaves_and_stay_with_one_that_flaps() {
+    let Some(python) = python() else { return };
+    let pods = Pods::start(&python, 3);
+    let catalog = Catalog::new(&pods.addrs);
+    let proxy = Proxy::to(&catalog.target(), |service| {
+        service.upstream.drain_grace = Duration::from_secs(4);
+        service.balance.core.slow_start = Duration::ZERO;
+        service.balance.core.rebalance.enabled = false;
+    });
+    let clients = Clients::start(&python, proxy.addr, 150);
+    assert_eq!(pods.open(), [50, 50, 50]);
+    // An operator drains one: asked over 80 % of 4 s, not at once.
+    let drain = format!("/api/v1/services/test/endpoints/{}/drain", pods.addrs[0]);
+    let began = Instant::now();
+    assert!(proxy.admin_ask("POST", &drain).contains(" 200 "));
+    eventually("drained", || pods.open()[0] == 0);
+    let took = began.elapsed();
+    assert!((Duration::from_millis(1_600)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    eventually("elsewhere", || pods.open() == [0, 75, 75]);
+    assert!(proxy.admin_ask("DELETE", &drain).contains(" 200 "));
+    // One is gone from discovery and back before anybody had to go far: counts are as they were.
+    catalog.set(&pods.addrs[..2]);
+    eventually("gone", || proxy.service()["endpoints_known"] == 2);
+    catalog.set(&pods.addrs);
+    eventually("back", || proxy.service()["endpoints_known"] == 3);
+    let service = proxy.service();
+    let counted: u64 =
+        service["endpoints"].as_array().expect("a list").iter().filter_map(|e| e["sessions"].as_u64()).sum();
+    assert!(counted >= 150 - 75, "{service}");
+    eventually("all are counted", || {
+        let service = proxy.service();
+        let endpoints = service["endpoints"].as_array().expect("a list");
+        let mut sessions: Vec<u64> = endpoints.iter().filter_map(|e| e["sessions"].as_u64()).collect();
+        let mut open = pods.open();
+        (sessions.sort_unstable(), open.sort_unstable());
+        sessions == open && open.iter().sum::<u64>() == 150
+    });
+    let seen = clients.stop();
+    assert_eq!((&seen["failed"], &seen["mismatched"]), (&0.into(), &0.into()), "{seen}");
+    assert_eq!(seen["codes"].as_object().map(|codes| codes.len()), Some(1), "only 1012: {seen}");
+}
+
+#[test]
+fn a_leaving_process_says_1001_spread_over_its_grace() {
+    let Some(python) = python() else { return };
+    let pods = Pods::start(&python, 1);
+    let mut proxy = Proxy::grace(&pods.addrs, Duration::from_secs(5));
+    let clients = Clients::start(&python, proxy.addr, 200);
+    let began = Instant::now();
+    proxy.running.drain();
+    let mut left = Vec::new();
+    eventually("all told", || {
+        left.push((began.elapsed().as_secs_f64(), pods.open()[0]));
+        pods.open()[0] == 0
+    });
+    // Uniform over 4 s: about half are left after half of that.
+    let (_, half) = *left.iter().find(|(at, _)| *at >= 2.0).expect("it takes 4 s");
+    assert!((60..=140).contains(&half), "{half} of 200 after 2 s of 4 s");
+    assert!(proxy.running.wait(common::PATIENCE));
+    let seen = clients.stop();
+    assert_eq!(seen["codes"]["1001"], 200, "{seen}");
+}
+
+#[test]
+fn the_ws_package_of_node_moves_too() {
+    if !have(&["node"]) {
+        return;
+    }
+    let Some(python) = python() else { return };
+    let pods = Pods::start(&python, 2);
+    let catalog = Catalog::new(&pods.addrs[..1]);
+    let proxy = Proxy::to(&catalog.target(), |service| {
+        service.balance.core.rebalance.pace = Pace::PerSecond(20.0);
+        service.balance.core.slow_start = Duration::ZERO;
+    });
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/sockets.mjs");
+    let mut node = Command::new("node");
+    node.args([script, &format!("ws://{}/", proxy.addr), "20"]).env("NODE_PATH", common::peers::node_modules());
+    let mut child = node.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node starts");
+    let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    assert_eq!(line.trim(), "open");
+    assert_eq!(pods.open(), [20, 0]);
+    catalog.set(&pods.addrs);
+    eventually("even", || pods.open() == [10, 10]);
+    drop(child.stdin.take());
+    line.clear();
+    output.read_line(&mut line).expect("a line");
+    let seen: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"));
+    child.wait().expect("it ends");
+    assert_eq!((&seen["codes"]["1012"], &seen["mismatched"]), (&10.into(), &0.into()), "{seen}");
+    drop(pods.process);
+}
