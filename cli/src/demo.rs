@@ -17,6 +17,7 @@ Examples:
   evenkeel demo                          12 clients; 3 Pods become 6
   evenkeel demo --clients 2 --pods 5     fewer clients than Pods
   evenkeel demo --clients 5 --pods 2     a few clients, two Pods
+  evenkeel demo --protocol websocket     sessions that are asked to move to new Pods
   evenkeel demo --protocol tcp           connections that can only be placed whole
   evenkeel demo --report demo.html       a page with the plots
   evenkeel demo --output json            every figure
@@ -24,7 +25,7 @@ Examples:
 Everything runs on this machine's loopback addresses: no root, no network, no cluster.
 The same --seed gives the same clients, schedules and random placement.")]
 pub(crate) struct Arguments {
-    /// Clients, each with one connection that stays open (1 to 256)
+    /// Clients, each with one connection that stays open (1 to 1000)
     #[arg(long, value_name = "N", default_value_t = 12)]
     clients: u64,
 
@@ -40,9 +41,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "P", default_value_t = Protocol::Http)]
     protocol: Protocol,
 
-    /// Requests per second of each client
-    #[arg(long, value_name = "N", default_value_t = 40.0)]
-    rate: f64,
+    /// Requests per second of each client [default: 40, less for more than 12 clients]
+    #[arg(long, value_name = "N")]
+    rate: Option<f64>,
 
     /// Length of each of the two phases: 7s, 1500ms
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "7s")]
@@ -72,6 +73,8 @@ pub(crate) enum Protocol {
     Http,
     /// Opaque bytes
     Tcp,
+    /// WebSocket: sessions stay open, and are asked to move
+    Websocket,
 }
 
 /// How the result is printed.
@@ -108,8 +111,9 @@ fn options(args: Arguments) -> Options {
         protocol: match args.protocol {
             Protocol::Http => demo::Protocol::Http,
             Protocol::Tcp => demo::Protocol::Tcp,
+            Protocol::Websocket => demo::Protocol::WebSocket,
         },
-        rate: args.rate,
+        rate: args.rate.unwrap_or_else(|| Options::rate_for(args.clients)),
         duration: args.duration,
         seed: args.seed,
         output: match args.output {

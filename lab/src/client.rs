@@ -1,10 +1,15 @@
 //! A minimal client: one connection, one request after another, and who answered.
 
 use crate::pod::Kind;
+use futures_util::{SinkExt, StreamExt};
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// A response head or line longer than this is an error.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -12,16 +17,22 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// One open connection of a client.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    line: Line,
     kind: Kind,
     /// Read, not yet consumed.
     buffer: Vec<u8>,
 }
 
+#[derive(Debug)]
+enum Line {
+    Plain(TcpStream),
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+}
+
 /// What came back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// HTTP status; 200 for a line.
+    /// HTTP status; 200 for a line or a message.
     pub status: u16,
     /// Name of the Pod that answered; empty if the answer is not a Pod's.
     pub pod: String,
@@ -29,40 +40,105 @@ pub struct Answer {
     pub keep: bool,
 }
 
+/// How a connection came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closed {
+    /// The client was told to come back (WebSocket Close 1001, 1012).
+    Asked,
+    /// Without a word that says so.
+    Lost,
+}
+
 impl Connection {
     /// Connects to a Pod, or to a proxy in front of Pods.
     ///
     /// # Errors
-    /// Those of `connect`.
+    /// Those of `connect`, or of the WebSocket handshake.
     pub async fn open(address: SocketAddr, kind: Kind) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, kind, buffer: Vec::new() })
+        let line = match kind {
+            Kind::Http | Kind::Line => Line::Plain(stream),
+            Kind::WebSocket => {
+                let handshake = tokio_tungstenite::client_async(format!("ws://{address}/"), stream);
+                Line::WebSocket(Box::new(handshake.await.map_err(io::Error::other)?.0))
+            }
+        };
+        Ok(Self { line, kind, buffer: Vec::new() })
     }
 
     /// Sends request `number` and waits for its answer.
     ///
     /// # Errors
-    /// The connection broke, or what came is not an answer to this request.
+    /// The connection broke, or what came is not an answer to this request. `Interrupted`: the client was
+    /// told to come back.
     pub async fn ask(&mut self, number: u64) -> io::Result<Answer> {
         match self.kind {
             Kind::Http => {
                 let request = format!("GET /{number} HTTP/1.1\r\nHost: demo\r\n\r\n");
-                self.stream.write_all(request.as_bytes()).await?;
+                self.plain()?.write_all(request.as_bytes()).await?;
                 self.http_answer().await
             }
             Kind::Line => {
-                self.stream.write_all(format!("{number}\n").as_bytes()).await?;
+                self.plain()?.write_all(format!("{number}\n").as_bytes()).await?;
                 self.line_answer(number).await
             }
+            Kind::WebSocket => self.message_answer(number).await,
         }
     }
 
     /// Waits, between two requests, until the other side closes or says something unasked.
     /// Cancelling it loses nothing.
-    pub async fn closed(&self) {
-        // Whatever ends the wait (EOF, a reset, stray bytes), the connection is of no more use.
-        let _ = self.stream.peek(&mut [0]).await;
+    pub async fn closed(&mut self) -> Closed {
+        match &mut self.line {
+            Line::Plain(stream) => {
+                // Whatever ends the wait (EOF, a reset, stray bytes), the connection is of no more use.
+                let _ = stream.peek(&mut [0]).await;
+                Closed::Lost
+            }
+            Line::WebSocket(socket) => match socket.next().await {
+                Some(Ok(Message::Close(close))) => {
+                    // Sends the answer to it, and sees to the end of the connection.
+                    let _ = socket.close(None).await;
+                    told(close.as_ref())
+                }
+                _ => Closed::Lost,
+            },
+        }
+    }
+
+    fn plain(&mut self) -> io::Result<&mut TcpStream> {
+        match &mut self.line {
+            Line::Plain(stream) => Ok(stream),
+            Line::WebSocket(_) => Err(invalid("a WebSocket is no plain connection")),
+        }
+    }
+
+    async fn message_answer(&mut self, number: u64) -> io::Result<Answer> {
+        let Line::WebSocket(socket) = &mut self.line else { return Err(invalid("no WebSocket")) };
+        socket.send(Message::text(number.to_string())).await.map_err(io::Error::other)?;
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    return match text.split_once(' ') {
+                        Some((pod, echo)) if echo.parse() == Ok(number) => {
+                            Ok(Answer { status: 200, pod: pod.to_owned(), keep: true })
+                        }
+                        _ => Err(invalid(&format!("{text:?} does not answer request {number}"))),
+                    };
+                }
+                Some(Ok(Message::Close(close))) => {
+                    let _ = socket.close(None).await;
+                    return Err(match told(close.as_ref()) {
+                        Closed::Asked => io::Error::new(io::ErrorKind::Interrupted, "told to come back"),
+                        Closed::Lost => io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed: {close:?}")),
+                    });
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer")),
+            }
+        }
     }
 
     async fn http_answer(&mut self) -> io::Result<Answer> {
@@ -119,10 +195,19 @@ impl Connection {
         if self.buffer.len() > MAX_HEAD_BYTES {
             return Err(invalid("a response of more than 64 KiB"));
         }
-        match self.stream.read_buf(&mut self.buffer).await? {
+        let Line::Plain(stream) = &mut self.line else { return Err(invalid("no plain connection")) };
+        match stream.read_buf(&mut self.buffer).await? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer was complete")),
             _ => Ok(()),
         }
+    }
+}
+
+/// Does the close code ask for another connection?
+fn told(close: Option<&CloseFrame>) -> Closed {
+    match close.map(|close| close.code) {
+        Some(CloseCode::Away | CloseCode::Restart) => Closed::Asked,
+        _ => Closed::Lost,
     }
 }
 
@@ -141,7 +226,7 @@ mod tests {
 
     #[test]
     fn answers_name_their_pod_in_both_protocols() {
-        for kind in [Kind::Http, Kind::Line] {
+        for kind in [Kind::Http, Kind::Line, Kind::WebSocket] {
             let pod = Pod::start("pod-7", kind, Behaviour::default()).unwrap();
             block_on(async {
                 let mut connection = Connection::open(pod.addr(), kind).await.unwrap();

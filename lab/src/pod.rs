@@ -4,6 +4,7 @@
 //! meanwhile. It speaks one protocol ([`Kind`]), misbehaves on request ([`Fault`]) and can leave in
 //! two ways: [`Pod::stop`] finishes what was begun, [`Pod::kill`] resets every connection.
 
+use futures_util::{SinkExt, StreamExt};
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 /// Heads and lines longer than this are refused.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -28,6 +32,8 @@ pub enum Kind {
     /// A line for a line: `17` is answered `pod-2 17`. Nothing in it tells a proxy where a request
     /// ends, so a connection can only be balanced whole.
     Line,
+    /// WebSocket: a message for a message, as with [`Kind::Line`]. A session can be ended between two.
+    WebSocket,
 }
 
 /// How a Pod answers; may be changed while it runs.
@@ -271,6 +277,16 @@ async fn run(listener: TcpListener, shared: Arc<Shared>, life: watch::Receiver<L
 async fn serve(mut stream: TcpStream, shared: Arc<Shared>, mut life: watch::Receiver<Life>) {
     // Small responses at once; a failure to set it costs latency only.
     let _ = stream.set_nodelay(true);
+    if shared.kind == Kind::WebSocket {
+        let mut stopping = life.clone();
+        tokio::select! {
+            biased;
+            _ = life.wait_for(|life| *life == Life::Killed) => {}
+            _ = sockets(stream, &shared, &mut stopping) => {}
+        }
+        shared.open.fetch_sub(1, Relaxed);
+        return;
+    }
     let mut stopping = life.clone();
     let reset = tokio::select! {
         biased;
@@ -284,6 +300,38 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>, mut life: watch::Rece
     }
     drop(stream);
     shared.open.fetch_sub(1, Relaxed);
+}
+
+/// Answers message by message until either side says Close.
+async fn sockets(
+    stream: TcpStream,
+    shared: &Shared,
+    stopping: &mut watch::Receiver<Life>,
+) -> Result<(), tungstenite::Error> {
+    let mut socket = tokio_tungstenite::accept_async(stream).await?;
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = async { drop(stopping.wait_for(|life| *life != Life::Serving).await) } => {
+                let leaving = CloseFrame { code: CloseCode::Away, reason: "the Pod leaves".into() };
+                return socket.close(Some(leaving)).await;
+            }
+            message = socket.next() => message,
+        };
+        match message {
+            Some(Ok(Message::Text(text))) => {
+                shared.bytes_received.fetch_add(text.len() as u64, Relaxed);
+                shared.work().await;
+                let answer = format!("{} {text}", shared.name);
+                shared.bytes_sent.fetch_add(answer.len() as u64, Relaxed);
+                socket.send(Message::text(answer)).await?;
+                shared.responses.fetch_add(1, Relaxed);
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// How a conversation ended.
@@ -321,7 +369,7 @@ impl Conversation<'_> {
             }
             let request = match self.shared.kind {
                 Kind::Http => self.http_request().await?,
-                Kind::Line => self.line().await?.then_some(Request { head_only: false, keep: true }),
+                Kind::Line | Kind::WebSocket => self.line().await?.then_some(Request { head_only: false, keep: true }),
             };
             let Some(request) = request else { return Ok(Over::Closed) };
             let behaviour = self.shared.work().await;
@@ -329,7 +377,7 @@ impl Conversation<'_> {
             let keep = request.keep && !leaving;
             let response = match self.shared.kind {
                 Kind::Http => http_response(&self.shared.name, &behaviour, request.head_only, keep),
-                Kind::Line => self.line_response(),
+                Kind::Line | Kind::WebSocket => self.line_response(),
             };
             match behaviour.fault {
                 Fault::None => self.send(&response).await?,

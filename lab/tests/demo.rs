@@ -73,3 +73,16 @@ fn behind_evenkeel_a_second_wave_of_opaque_connections_goes_to_new_pods() {
     // Four on each of the first three; every one of these stayed, every new one had the choice.
     assert!(open[..3].iter().all(|&n| n >= 4) && open[3..].iter().any(|&n| n > 0), "{open:?}");
 }
+
+#[test]
+fn websocket_sessions_move_to_new_pods_and_every_request_is_answered() {
+    let options =
+        Options { protocol: Protocol::WebSocket, duration: Duration::from_millis(5600), ..Options::default() };
+    let phase = run(Way::Evenkeel, &options);
+    assert_eq!(phase.disagreements(), Vec::<String>::new());
+    assert_eq!((phase.failed, phase.dropped, phase.first_error), (0, 0, None));
+    // 12 sessions on 3 Pods, then 6: two of four leave each of the three.
+    assert_eq!((phase.moved, phase.connections_opened), (6, 18));
+    let open: Vec<_> = phase.pods.iter().map(|pod| pod.open_connections).collect();
+    assert_eq!(open, [2; 6]);
+}

@@ -153,7 +153,8 @@ fn sessions_leave_an_endpoint_that_leaves_and_stay_with_one_that_flaps() {
         let endpoints = service["endpoints"].as_array().expect("a list");
         let mut sessions: Vec<u64> = endpoints.iter().filter_map(|e| e["sessions"].as_u64()).collect();
         let mut open = pods.open();
-        (sessions.sort_unstable(), open.sort_unstable());
+        sessions.sort_unstable();
+        open.sort_unstable();
         sessions == open && open.iter().sum::<u64>() == 150
     });
     let seen = clients.stop();

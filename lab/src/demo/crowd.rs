@@ -5,7 +5,7 @@
 
 use super::front::Front;
 use super::{Options, Protocol};
-use crate::client::Connection;
+use crate::client::{Closed, Connection};
 use crate::pod::Kind;
 use evenkeel_core::hash;
 use evenkeel_core::rng::Rng;
@@ -21,6 +21,8 @@ use tokio::time::{sleep_until, timeout};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients behind schedule stop this long after the end; then fewer requests were sent than planned.
 const OVERTIME: Duration = Duration::from_millis(500);
+/// A client that was told to come back does so within this time, in milliseconds.
+const MOST_AWAY_MS: u64 = 100;
 
 /// One answered request, as its client saw it.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -42,6 +44,10 @@ pub struct Ledger {
     pub failed: u64,
     /// Connections that the other side closed.
     pub dropped: u64,
+    /// Times that a client was told to come back, and did.
+    pub moved: u64,
+    /// Requests that crossed such a word and were asked again.
+    pub repeated: u64,
     /// Connections opened.
     pub opened: u64,
     /// What the first failure was.
@@ -179,7 +185,8 @@ impl Iterator for Schedule {
 
 async fn live(client: Client, world: Arc<World>) {
     sleep_until((world.begin + client.arrives).into()).await;
-    let mut line = Line { world: &world, connection: None, next: Some(client.first) };
+    let rng = Rng::seeded(hash::combine(!world.seed, client.number));
+    let mut line = Line { world: &world, connection: None, next: Some(client.first), rng };
     line.connect().await;
     let schedule = Schedule::new(world.seed, client.number, world.rate, client.arrives);
     for (number, due) in schedule.take_while(|due| *due < world.end).enumerate() {
@@ -202,6 +209,7 @@ struct Line<'a> {
     world: &'a World,
     connection: Option<Connection>,
     next: Option<SocketAddr>,
+    rng: Rng,
 }
 
 impl Line<'_> {
@@ -225,27 +233,45 @@ impl Line<'_> {
         let wake = sleep_until(due.into());
         tokio::pin!(wake);
         loop {
-            let Some(connection) = &self.connection else {
+            let Some(connection) = &mut self.connection else {
                 wake.await;
                 return true;
             };
             tokio::select! {
                 () = &mut wake => return true,
-                () = connection.closed() => {
-                    self.drop("closed between two requests".into());
+                closed = connection.closed() => {
+                    match closed {
+                        Closed::Asked => self.moves().await,
+                        Closed::Lost => self.drop("closed between two requests".into()),
+                    }
                     self.connect().await;
                 }
             }
         }
     }
 
+    /// Was told to come back: not at once, for others may have been told the same.
+    async fn moves(&mut self) {
+        self.connection = None;
+        lock(&self.world.ledger).moved += 1;
+        tokio::time::sleep(Duration::from_millis(self.rng.below(MOST_AWAY_MS))).await;
+    }
+
     async fn ask(&mut self, number: u64, ready: Instant) {
+        while self.ask_once(number, ready).await {
+            lock(&self.world.ledger).repeated += 1;
+            self.moves().await;
+        }
+    }
+
+    /// True: ask again, on another connection.
+    async fn ask_once(&mut self, number: u64, ready: Instant) -> bool {
         if self.connection.is_none() {
             self.connect().await;
         }
         let Some(connection) = &mut self.connection else {
             lock(&self.world.ledger).failed += 1;
-            return;
+            return false;
         };
         let answer = match timeout(PATIENCE, connection.ask(number)).await {
             Ok(answer) => answer,
@@ -266,11 +292,13 @@ impl Line<'_> {
                     self.drop("told to close the connection".into());
                 }
             }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
             Err(e) => {
                 self.fail(e.to_string());
                 self.drop(e.to_string());
             }
         }
+        false
     }
 
     fn fail(&self, error: String) {
@@ -299,6 +327,7 @@ impl From<Protocol> for Kind {
         match protocol {
             Protocol::Http => Self::Http,
             Protocol::Tcp => Self::Line,
+            Protocol::WebSocket => Self::WebSocket,
         }
     }
 }

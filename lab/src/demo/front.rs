@@ -1,8 +1,8 @@
 //! What stands between clients and Pods: the Service's rule, or evenkeel.
 
-use super::{Options, Protocol, SLOW_START, Way};
+use super::{MOVES_PER_SECOND, Options, Protocol, SLOW_START, Way};
 use evenkeel_core::address::Address;
-use evenkeel_core::balancer::Policy;
+use evenkeel_core::balancer::{Pace, Policy};
 use evenkeel_core::rng::Rng;
 use evenkeel_proxy::Running;
 use evenkeel_proxy::config;
@@ -119,6 +119,12 @@ impl Evenkeel {
                 service.protocol = config::Protocol::Tcp;
                 // A session is placed once; holding it back from a new Pod would be for good.
                 service.balance.core.slow_start = Duration::ZERO;
+            }
+            Protocol::WebSocket => {
+                service.protocol = config::Protocol::Http1;
+                service.balance.core.slow_start = Duration::ZERO;
+                service.balance.core.rebalance.pace = Pace::Fraction(MOVES_PER_SECOND);
+                service.balance.core.rebalance.per_endpoint = f64::MAX;
             }
         }
         let mut config = config::Config::new();

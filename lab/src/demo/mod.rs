@@ -30,6 +30,8 @@ pub const WORK: Duration = Duration::from_millis(2);
 /// Slow start of the demo's service. The default is 10 s; loopback Pods have no caches to warm, and
 /// nobody wants to watch that long.
 pub const SLOW_START: Duration = Duration::from_secs(1);
+/// The part of all sessions that moves each second. The default is 5 %: here nobody wants to wait so long.
+pub const MOVES_PER_SECOND: f64 = 0.4;
 /// More requests per second than this keep the demo's own threads so busy that they would be what is measured.
 const MAX_REQUESTS_PER_SECOND: f64 = 5_000.0;
 
@@ -62,6 +64,19 @@ pub enum Protocol {
     Http,
     /// Opaque lines: the whole connection is a turn.
     Tcp,
+    /// WebSocket: the whole session is a turn, and can be asked to move.
+    WebSocket,
+}
+
+impl Protocol {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::WebSocket => "websocket",
+        }
+    }
 }
 
 /// How the demo reports.
@@ -149,6 +164,13 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Options {
+    /// Requests per second of each of so many clients that keep the Pods of the default scenario as busy as
+    /// its own clients do.
+    pub fn rate_for(clients: u64) -> f64 {
+        let usual = Self::default();
+        (usual.rate * usual.clients as f64 / clients.max(1) as f64).floor().clamp(1.0, usual.rate)
+    }
+
     /// Clients that arrive after scaling: opaque connections cannot be moved, so new ones show
     /// where connections go from then on.
     pub fn second_wave(&self) -> u64 {
@@ -171,8 +193,8 @@ impl Options {
     /// [`Error::Usage`], which says what is allowed.
     pub fn check(&self) -> Result<(), Error> {
         let usage = |what: String| Err(Error::Usage(what));
-        if !(1..=256).contains(&self.clients) {
-            return usage(format!("--clients {}: choose 1 to 256", self.clients));
+        if !(1..=1000).contains(&self.clients) {
+            return usage(format!("--clients {}: choose 1 to 1000", self.clients));
         }
         if !(1..=64).contains(&self.pods) {
             return usage(format!("--pods {}: choose 1 to 64", self.pods));

@@ -73,6 +73,10 @@ pub struct Phase {
     pub failed: u64,
     /// Connections that the other side closed, counted by the clients.
     pub dropped: u64,
+    /// Times that a client was told to come back elsewhere (WebSocket), counted by the clients.
+    pub moved: u64,
+    /// Requests that crossed such a word and were asked again, counted by the clients.
+    pub repeated: u64,
     /// Connections that clients opened.
     pub connections_opened: u64,
     /// The first thing that went wrong.
@@ -184,6 +188,8 @@ impl Phase {
             succeeded: ledger.answers.len() as u64,
             failed: ledger.failed,
             dropped: ledger.dropped,
+            moved: ledger.moved,
+            repeated: ledger.repeated,
             connections_opened: ledger.opened,
             first_error: ledger.first_error.clone(),
             before: stage(Duration::ZERO, scaled.unwrap_or(now), all.min(options.pods)),
@@ -237,7 +243,7 @@ impl Phase {
         for pod in &self.pods {
             // A request whose answer was lost on the way is counted by the Pod alone.
             let lost = pod.requests.checked_sub(pod.client_successes);
-            if lost.is_none_or(|lost| lost > self.failed) {
+            if lost.is_none_or(|lost| lost > self.failed + self.repeated) {
                 found.push(format!(
                     "{}: {} counted {} requests, its clients {} answers from it ({} failed)",
                     self.way.name(),
@@ -367,7 +373,7 @@ impl Outcome {
         });
         let (policy, slow_start) = match options.protocol {
             Protocol::Http => ("least-request", SLOW_START),
-            Protocol::Tcp => ("least-session", Duration::ZERO),
+            Protocol::Tcp | Protocol::WebSocket => ("least-session", Duration::ZERO),
         };
         let summary = super::summary::lines(&phases, options);
         Self {
@@ -511,7 +517,7 @@ pub(crate) mod tests {
         assert_eq!(json["summary"].as_array().unwrap().len(), 3);
         for (phase, way) in json["phases"].as_array().unwrap().iter().zip(["service", "evenkeel"]) {
             assert_eq!(phase["way"], way);
-            for key in ["requests", "succeeded", "failed", "dropped", "connections_opened", "scaled_at_ms"] {
+            for key in ["requests", "succeeded", "failed", "dropped", "moved", "connections_opened", "scaled_at_ms"] {
                 assert!(phase[key].is_number(), "{key}");
             }
             for stage in ["before", "after", "last"] {

@@ -125,6 +125,9 @@ pub fn run(
             }
         }
         recording.read(&pods, options, begin);
+        for record in &mut recording.pods {
+            record.open = record.counts.open;
+        }
         if recording.elapsed >= show_at {
             show_at = recording.elapsed + SHOW_EVERY;
             recording.ledger.clone_from(&crowd.ledger());
@@ -132,9 +135,6 @@ pub fn run(
         }
         tick += SAMPLE_EVERY;
         thread::sleep(tick.saturating_duration_since(Instant::now()));
-    }
-    for (record, pod) in recording.pods.iter_mut().zip(&pods) {
-        record.open = pod.counts().open;
     }
     crowd.finish();
     recording.ledger.clone_from(&crowd.ledger());

@@ -94,6 +94,11 @@ fn story(scenario: &Scenario) -> String {
             "A Service chooses a Pod once, at random, when a connection opens. \
              evenkeel chooses for every request inside the connection."
         }
+        Protocol::WebSocket => {
+            "A Service chooses a Pod at random when a connection opens. evenkeel chooses the one with the fewest \
+             sessions, and when Pods are added it asks some sessions, between two messages, to come back: their \
+             clients land on the new Pods."
+        }
         Protocol::Tcp => {
             "A Service chooses a Pod at random when a connection opens; evenkeel chooses the one with the fewest. The \
              bytes are opaque here, so an established connection stays where it is: moving one takes a protocol with \
@@ -126,6 +131,7 @@ fn pair(html: &mut String, outcome: &Outcome, draw: impl Fn(&mut String, &Phase,
             (Way::Service, _) => "a random Pod per connection, for good",
             (Way::Evenkeel, Protocol::Http) => "a Pod per request",
             (Way::Evenkeel, Protocol::Tcp) => "the Pod with the fewest connections",
+            (Way::Evenkeel, Protocol::WebSocket) => "the Pod with the fewest sessions; sessions move",
         };
         let _ = writeln!(html, "<section class=\"card\">\n<h3>{}</h3>\n<p class=\"soft\">{rule}</p>", phase.way.name());
         draw(html, phase, outcome);
@@ -368,10 +374,7 @@ fn luck(outcome: &Outcome) -> String {
 }
 
 fn command(scenario: &Scenario) -> String {
-    let protocol = match scenario.protocol {
-        Protocol::Http => "http",
-        Protocol::Tcp => "tcp",
-    };
+    let protocol = scenario.protocol.name();
     format!(
         "evenkeel demo --clients {} --pods {} --scale-to {} --protocol {protocol} --rate {} --duration {}ms --seed {}",
         scenario.clients,

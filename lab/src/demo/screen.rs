@@ -294,6 +294,7 @@ impl Screen {
         let stretch = options.last_stretch().as_secs_f64();
         let note = match options.protocol {
             Protocol::Http => format!("Counted by the Pods. Bars: share of requests in the last {stretch:.1} s"),
+            Protocol::WebSocket => "evenkeel asks sessions to move when Pods are added; bars: share of requests".into(),
             Protocol::Tcp => "Opaque connections stay put: only a safe point lets one move".into(),
         };
         vec![
@@ -312,6 +313,7 @@ impl Screen {
             (Way::Service, _) => "a random Pod per connection, for good",
             (Way::Evenkeel, Protocol::Http) => "a Pod per request; slow start 1 s",
             (Way::Evenkeel, Protocol::Tcp) => "the Pod with the fewest connections",
+            (Way::Evenkeel, Protocol::WebSocket) => "the Pod with fewest sessions; they move",
         };
         let mut lines = vec![
             self.line().put(Style::Bold, &format!(" {}", way.name())).right(COLUMN, Style::Dim, &time),
@@ -358,6 +360,7 @@ impl Screen {
                 format!("{:.0}/s", requests as f64 / seconds)
             }
             Protocol::Tcp => format!("{} conn", pod.connections),
+            Protocol::WebSocket => format!("{} up", pod.open_connections),
         };
         line.right(COLUMN, Style::Dim, &count)
     }
@@ -420,6 +423,9 @@ impl Screen {
                 (style, format!("{} / {}", grouped(phase.failed), grouped(phase.dropped)))
             }),
         ));
+        if self.options.protocol == Protocol::WebSocket {
+            lines.push(total(" sessions moved", phase.map(|phase| (Style::Plain, grouped(phase.moved)))));
+        }
         if scaling {
             let new = phase.and_then(|phase| phase.new_pods.as_ref());
             let over = phase.is_some_and(|phase| phase.elapsed_ms >= self.options.duration.as_secs_f64() * 1e3);

@@ -48,6 +48,16 @@ fn evenkeel(phase: &Phase, options: &Options) -> String {
             Some(after) => format!("new Pods at fair share after {} ms", grouped(after.round() as u64)),
             None => format!("new Pods not at fair share, skew {skew:.2}"),
         },
+        (Some(new), Protocol::WebSocket) => {
+            let moved = grouped(phase.moved);
+            match new.fair_share_ms {
+                Some(after) => {
+                    let after = grouped(after.round() as u64);
+                    format!("{moved} sessions moved; new Pods at fair share after {after} ms")
+                }
+                None => format!("{moved} sessions moved, skew {skew:.2}"),
+            }
+        }
         (Some(new), Protocol::Tcp) => {
             format!("{} of {} new connections on new Pods", new.connections, options.second_wave())
         }
@@ -57,7 +67,9 @@ fn evenkeel(phase: &Phase, options: &Options) -> String {
 
 fn next(protocol: Protocol) -> &'static str {
     match protocol {
-        Protocol::Http => "Next:     evenkeel proxy --listen 127.0.0.1:8080 --to 10.0.0.7:80,10.0.0.8:80",
+        Protocol::Http | Protocol::WebSocket => {
+            "Next:     evenkeel proxy --listen 127.0.0.1:8080 --to 10.0.0.7:80,10.0.0.8:80"
+        }
         Protocol::Tcp => "Next:     evenkeel proxy --listen 127.0.0.1:389 --to 10.0.0.7:389,10.0.0.8:389",
     }
 }
