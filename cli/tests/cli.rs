@@ -203,6 +203,66 @@ fn sigterm_finishes_the_request_under_way_and_exits_0() {
     assert_eq!(proxy.code(), Some(0));
 }
 
+/// Waits for a log line that contains `what`.
+fn logged(log: &mut impl BufRead, what: &str) -> String {
+    loop {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).expect("a log line") > 0, "it ended before it said {what:?}");
+        if line.contains(what) {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn a_changed_file_and_sighup_reload_and_a_bad_file_changes_nothing() {
+    let (to, go) = backend();
+    let good = |more: &str| {
+        format!(
+            "admin: off\nservices:\n  - name: a\n    listen: 127.0.0.1:0\n    target: {to}\n    protocol: http{more}\n"
+        )
+    };
+    let path = file("reload.yaml", &good(""));
+    let child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .args(["proxy", "-c", path.to_str().expect("a path"), "--log-format", "json"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut proxy = {
+        let mut child = child;
+        let log = BufReader::new(child.stderr.take().expect("a pipe"));
+        Proxy { child, addr: ([127, 0, 0, 1], 0).into(), log }
+    };
+    proxy.addr = proxy.listening();
+    let mut client = proxy.connect();
+    let mut ask = || {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        go.send(()).expect("the backend waits");
+        let mut answer = [0; 4096];
+        let n = client.read(&mut answer).expect("an answer");
+        assert!(text(&answer[..n]).starts_with("HTTP/1.1 200"));
+    };
+    ask();
+    std::fs::write(&path, good("\n    timeouts: {idle: 2h}")).expect("written");
+    assert!(logged(&mut proxy.log, "configuration read again").contains("service a: changed"));
+    ask();
+    std::fs::write(&path, good("\n    timouts: {idle: 3h}")).expect("written");
+    let said = logged(&mut proxy.log, "the configuration that runs stays");
+    assert!(said.contains("reload.yaml:7:5") && said.contains("did you mean \\\"timeouts\\\""), "{said}");
+    ask();
+    proxy.signal("-HUP");
+    logged(&mut proxy.log, "the configuration that runs stays");
+    std::fs::write(&path, good("")).expect("written");
+    assert!(logged(&mut proxy.log, "configuration read again").contains("service a: changed"));
+    proxy.signal("-HUP");
+    logged(&mut proxy.log, "nothing changed");
+    ask();
+    proxy.signal("-TERM");
+    drop(client);
+    assert_eq!(proxy.code(), Some(0));
+    std::fs::remove_file(path).expect("removed");
+}
+
 #[test]
 fn a_second_sigterm_cuts() {
     let (to, _never) = backend();
