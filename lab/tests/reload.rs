@@ -192,12 +192,12 @@ fn a_failed_reload_is_said_until_the_file_is_well_again() {
     let addr = proxy.addr("a");
     proxy.running.reload_failed("test.yaml:3:5: unknown key");
     let metrics = proxy.admin("/metrics");
-    assert!(metrics.contains("evenkeel_config_last_reload_successful 0.0"), "{metrics}");
+    assert!(metrics.contains("evenkeel_config_last_reload_successful{} 0.0"), "{metrics}");
     assert!(metrics.contains("evenkeel_config_reloads_total{result=\"failed\"} 1"), "{metrics}");
     assert!(proxy.admin("/api/v1/config").contains("test.yaml:3:5: unknown key"));
     assert_eq!(body(&Client(connect(addr)).get("/")), "one");
     proxy.reload(&services).expect("it works");
     let metrics = proxy.admin("/metrics");
-    assert!(metrics.contains("evenkeel_config_last_reload_successful 1.0"), "{metrics}");
+    assert!(metrics.contains("evenkeel_config_last_reload_successful{} 1.0"), "{metrics}");
     assert!(proxy.admin("/api/v1/config").contains("\"error\":null"));
 }
