@@ -22,8 +22,8 @@ const PYTHON: &[&str] = &["aiohttp==3.*", "requests==2.*", "prometheus-client==0
 /// npm packages of the end-to-end tests.
 const NODE: &[&str] = &["ws@8"];
 
-/// Cargo subcommands, by the version that is known to work.
-const CARGO: &[(&str, &str)] = &[("cargo-deny", "0.20"), ("cargo-fuzz", "0.13")];
+/// Cargo subcommands, by the versions that are known to work.
+const CARGO: &[(&str, &str)] = &[("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13")];
 
 /// Installs what is missing. What cannot be installed is reported by the step that needs it.
 pub(crate) fn install() -> Outcome {
