@@ -105,14 +105,14 @@ fn picker(policy: Policy) -> Arc<Picker> {
 fn turn(request: &[u8], response: &[u8], n: u32) {
     let address = SocketAddr::from(([127, 0, 0, 1], 8080));
     let settings = Settings { protocol: Protocol::Http1, ..Settings::default() };
-    let peer = Peer { client: address, local: address, tls: false };
+    let peer = Peer { client: address, local: address, tls: false, subject: None };
     let mut now = Instant::from_nanos(1_000_000_000);
-    let context = Context { settings: &settings, peer: &peer, now, may_retry: false };
+    let context = Context::new(&settings, &peer, now);
     let mut session = Session::new(&context);
     let (mut client, mut link) = (Vec::new(), Vec::new());
     for _ in 0..n {
         now += Duration::from_millis(1);
-        let context = Context { settings: &settings, peer: &peer, now, may_retry: false };
+        let context = Context::new(&settings, &peer, now);
         let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
         session.client_data(black_box(request), &mut io, &context);
         while session.poll_output().is_some() {}

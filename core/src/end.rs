@@ -42,6 +42,8 @@ closed_list! {
         ClientClosed = "client-closed",
         /// The client broke its protocol.
         ClientProtocol = "client-protocol",
+        /// The TLS handshake with the client failed.
+        ClientTls = "client-tls",
         /// The client exceeded a limit.
         ClientLimit = "client-limit",
         /// The client sent or read nothing for too long.
@@ -56,6 +58,8 @@ closed_list! {
         EndpointClosed = "endpoint-closed",
         /// The endpoint broke its protocol.
         EndpointProtocol = "endpoint-protocol",
+        /// The TLS handshake with the endpoint failed: it does not speak TLS, or is not who it should be.
+        EndpointTls = "endpoint-tls",
         /// The endpoint did not answer in time.
         EndpointTimeout = "endpoint-timeout",
         /// The endpoint left; the session was asked to go, or its drain grace ended.
@@ -76,8 +80,47 @@ closed_list! {
 }
 
 closed_list! {
+    /// A limit that somebody ran into. Each has a key of this name, but for `descriptors`, which is the
+    /// system's.
+    Limit {
+        /// Sessions of a service.
+        Sessions = "sessions",
+        /// Sessions of a service from one client address.
+        SessionsPerSource = "sessions_per_source",
+        /// Upgraded sessions of a service.
+        Upgrades = "upgrades",
+        /// Upgrades per second.
+        UpgradeRate = "upgrade_rate",
+        /// Time to the first byte of a session.
+        FirstByte = "first_byte",
+        /// Time to the end of a request head.
+        HeaderTime = "header",
+        /// Bytes of a head.
+        HeaderBytes = "header_bytes",
+        /// Fields of a head.
+        HeaderFields = "header_fields",
+        /// Bytes of a request target.
+        UriBytes = "uri_bytes",
+        /// Bytes of a request body.
+        BodyBytes = "body_bytes",
+        /// Bytes per second of a request body.
+        BodyRate = "body_rate",
+        /// Turns that wait for a connection to an endpoint.
+        Queue = "queue",
+        /// Time that they wait.
+        QueueTime = "queue_timeout",
+        /// Retries as a part of all turns.
+        RetryBudget = "retry_budget",
+        /// Open files of the process.
+        Descriptors = "descriptors",
+    }
+}
+
+closed_list! {
     /// How far a session had come when it ended.
     Phase {
+        /// Accepted; a PROXY header or TLS comes before anything else.
+        Handshake = "handshake",
         /// Accepted, protocol not yet known.
         Detect = "detect",
         /// Between turns.

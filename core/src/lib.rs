@@ -13,6 +13,7 @@
 extern crate alloc;
 
 pub mod address;
+pub mod admission;
 pub mod balancer;
 pub mod end;
 pub mod endpoint;

@@ -1,14 +1,14 @@
 //! The session: detection, then HTTP/1.1 or a relay, and the outputs that they share.
 
 use crate::detect::{Verdict, detect};
-use crate::http1::Http1;
+use crate::http1::{self, Http1};
 use crate::session::{Context, Io, Leave, LinkError, LinkFate, Output, Protocol, Reason, Settings, TurnEnd, Want};
 use crate::tunnel::Tunnel;
 use crate::websocket::WebSocket;
-use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::hash::hash;
 use evenkeel_core::picker::Scope;
-use evenkeel_core::time::Instant;
+use evenkeel_core::time::{Duration, Instant};
 
 pub use crate::session::Affinity;
 
@@ -25,8 +25,22 @@ enum Engine {
     Http1(Http1),
     Tunnel(Tunnel),
     WebSocket(WebSocket),
+    Refused(Refused),
     Over(Phase),
 }
+
+/// A client that cannot be served. If it speaks HTTP it is told so; whoever says nothing for
+/// [`REFUSAL`] is not.
+#[derive(Debug)]
+struct Refused {
+    since: Instant,
+}
+
+/// How the session of such a client ends.
+const REFUSED: End = End { cause: Cause::Overload, phase: Phase::Detect };
+
+/// How long a client that cannot be served may take to say what it speaks.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// The client has not shown what it speaks.
 #[derive(Debug)]
@@ -57,6 +71,21 @@ impl Session {
         Self { engine, outputs }
     }
 
+    /// A session of which nothing is known yet: its connection has not come through TLS, or what else
+    /// stands before its protocol. To be replaced by a new one then.
+    pub fn arriving() -> Self {
+        Self { engine: Engine::Over(Phase::Handshake), outputs: Outputs::default() }
+    }
+
+    /// A session that there is no room for: an HTTP client gets 503, every other is closed.
+    pub fn refused(context: &Context<'_>) -> Self {
+        let mut session = Self { engine: Engine::Refused(Refused { since: context.now }), outputs: Outputs::default() };
+        if context.settings.protocol == Protocol::Tcp {
+            session.over(REFUSED);
+        }
+        session
+    }
+
     /// Bytes from the client; returns how many were used. The rest is to be offered again.
     pub fn client_data<'i>(&mut self, input: &'i [u8], io: &mut Io<'_, 'i>, context: &Context<'_>) -> usize {
         match &mut self.engine {
@@ -81,6 +110,19 @@ impl Session {
             Engine::Http1(http) => http.client_data(input, io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.client_data(input, io, context),
             Engine::WebSocket(socket) => socket.client_data(input, io, &mut self.outputs, context),
+            Engine::Refused(_) => match detect(input) {
+                Verdict::Undecided => 0,
+                Verdict::Opaque => {
+                    self.over(REFUSED);
+                    input.len()
+                }
+                Verdict::Http1 => {
+                    http1::refuse_session(io.client.spill(), REFUSED, context.settings);
+                    self.outputs.end(REFUSED, false, true);
+                    self.engine = Engine::Over(REFUSED.phase);
+                    input.len()
+                }
+            },
             Engine::Over(_) => input.len(),
         }
     }
@@ -96,6 +138,7 @@ impl Session {
             Engine::Http1(http) => http.client_eof(&mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.client_eof(&mut self.outputs, context),
             Engine::WebSocket(socket) => socket.client_eof(&mut self.outputs, context),
+            Engine::Refused(_) => self.over(REFUSED),
             Engine::Over(_) => {}
         }
     }
@@ -105,7 +148,7 @@ impl Session {
         match &mut self.engine {
             Engine::Detect(detection) => detection.linked = true,
             Engine::Http1(http) => http.link_opened(context),
-            Engine::Tunnel(_) | Engine::WebSocket(_) | Engine::Over(_) => {}
+            Engine::Tunnel(_) | Engine::WebSocket(_) | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -129,7 +172,7 @@ impl Session {
             _ if input.is_empty() => 0,
             Engine::Tunnel(tunnel) => tunnel.link_data(input, io, &mut self.outputs, context),
             Engine::WebSocket(socket) => socket.link_data(input, io, &mut self.outputs, context),
-            Engine::Over(_) => input.len(),
+            Engine::Refused(_) | Engine::Over(_) => input.len(),
         }
     }
 
@@ -143,7 +186,7 @@ impl Session {
             Engine::Http1(http) => http.link_eof(io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.link_eof(&mut self.outputs, context),
             Engine::WebSocket(socket) => socket.link_eof(io, &mut self.outputs, context),
-            Engine::Over(_) => {}
+            Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -165,7 +208,7 @@ impl Session {
             Engine::Http1(http) => http.link_failed(error, io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.link_failed(error, &mut self.outputs),
             Engine::WebSocket(socket) => socket.link_failed(error, io, &mut self.outputs, context),
-            Engine::Over(_) => {}
+            Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -178,6 +221,7 @@ impl Session {
             }
             Engine::Http1(http) => http.drain(&mut self.outputs),
             Engine::WebSocket(socket) => socket.leave(Leave::Shutdown, io, &mut self.outputs, context),
+            Engine::Refused(_) => self.over(REFUSED),
             Engine::Detect(_) | Engine::Tunnel(_) | Engine::Over(_) => {}
         }
     }
@@ -217,8 +261,10 @@ impl Session {
             Engine::Detect(detection) => {
                 if detection.timeout(context.settings).0 > context.now {
                 } else if detection.undecided {
+                    self.outputs.limit(Limit::HeaderTime);
                     self.over(End { cause: Cause::ClientTimeout, phase: Phase::Detect });
                 } else if detection.asked {
+                    self.outputs.limit(Limit::FirstByte);
                     self.outputs.turn(TurnEnd { fate: LinkFate::Close, status: None, failure: None, log: None });
                     self.over(End { cause: Cause::Idle, phase: Phase::Detect });
                 } else {
@@ -229,7 +275,8 @@ impl Session {
             Engine::Http1(http) => http.handle_timeout(io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.handle_timeout(&mut self.outputs, context),
             Engine::WebSocket(socket) => socket.handle_timeout(io, &mut self.outputs, context),
-            Engine::Over(_) => {}
+            Engine::Refused(refused) if refused.since + REFUSAL <= context.now => self.over(REFUSED),
+            Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -245,6 +292,7 @@ impl Session {
             Engine::Http1(http) => http.timeout(settings),
             Engine::Tunnel(tunnel) => Some(tunnel.timeout(settings)),
             Engine::WebSocket(socket) => Some(socket.timeout(settings)),
+            Engine::Refused(refused) => Some((refused.since + REFUSAL, Reason::Head)),
             Engine::Over(_) => None,
         }
     }
@@ -252,7 +300,7 @@ impl Session {
     /// Can bytes from the client be used now?
     pub fn wants_client(&self) -> bool {
         match &self.engine {
-            Engine::Detect(_) => true,
+            Engine::Detect(_) | Engine::Refused(_) => true,
             Engine::Http1(http) => http.wants_client(),
             Engine::Tunnel(tunnel) => tunnel.wants_client(),
             Engine::WebSocket(socket) => socket.wants_client(),
@@ -267,14 +315,14 @@ impl Session {
             Engine::Http1(http) => http.wants_link(),
             Engine::Tunnel(tunnel) => tunnel.wants_link(),
             Engine::WebSocket(socket) => socket.wants_link(),
-            Engine::Over(_) => false,
+            Engine::Refused(_) | Engine::Over(_) => false,
         }
     }
 
     /// How far the session, or its present turn, has come.
     pub fn phase(&self) -> Phase {
         match &self.engine {
-            Engine::Detect(_) => Phase::Detect,
+            Engine::Detect(_) | Engine::Refused(_) => Phase::Detect,
             Engine::Http1(http) => http.phase(),
             Engine::Tunnel(_) | Engine::WebSocket(_) => Phase::Relay,
             Engine::Over(phase) => *phase,
@@ -284,7 +332,7 @@ impl Session {
     /// What the client speaks, as far as known.
     pub fn protocol(&self) -> &'static str {
         match &self.engine {
-            Engine::Detect(_) | Engine::Over(_) => "unknown",
+            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => "unknown",
             Engine::Http1(_) => "http/1.1",
             Engine::Tunnel(_) => "tcp",
             Engine::WebSocket(_) => "websocket",
@@ -307,6 +355,7 @@ impl Session {
         self.engine = Engine::Tunnel(Tunnel::new(None, false, context.now));
     }
 
+    /// The session is over, and there is nothing to say.
     fn over(&mut self, end: End) {
         self.outputs.end(end, false, false);
         self.engine = Engine::Over(end.phase);
@@ -316,7 +365,7 @@ impl Session {
 impl Detect {
     fn timeout(&self, settings: &Settings) -> (Instant, Reason) {
         if self.asked {
-            (self.since + settings.idle_timeout, Reason::Idle)
+            (self.since + settings.first_byte_timeout, Reason::Idle)
         } else if self.undecided {
             (self.since + settings.header_timeout, Reason::Head)
         } else {
@@ -330,7 +379,7 @@ fn session_want(context: &Context<'_>) -> Want {
         Affinity::None => None,
         _ => Some(source_key(context)),
     };
-    Want { scope: Scope::Session, key, idempotent: false }
+    Want { scope: Scope::Session, key, idempotent: false, upgrade: false }
 }
 
 /// The affinity key of a client address.
@@ -346,7 +395,7 @@ impl LinkError {
     pub fn cause(self) -> Cause {
         match self {
             Self::NoEndpoint(_) => Cause::NoEndpoint,
-            Self::Overload => Cause::Overload,
+            Self::Overload | Self::Later(_) => Cause::Overload,
             Self::Failed(cause) => cause,
         }
     }
@@ -358,6 +407,7 @@ pub(crate) struct Outputs {
     retry: bool,
     answered: Option<Option<u16>>,
     tunnel: bool,
+    limit: Option<Limit>,
     finish_client: bool,
     finish_link: bool,
     turn: Option<TurnEnd>,
@@ -377,6 +427,10 @@ impl Outputs {
 
     pub(crate) fn tunnel(&mut self) {
         (self.tunnel, self.any) = (true, true);
+    }
+
+    pub(crate) fn limit(&mut self, limit: Limit) {
+        (self.limit, self.any) = (Some(limit), true);
     }
 
     pub(crate) fn finish_client(&mut self) {
@@ -411,6 +465,7 @@ impl Outputs {
         let next = take(&mut self.retry, Output::Retry)
             .or_else(|| self.answered.take().map(Output::Answered))
             .or_else(|| take(&mut self.tunnel, Output::Tunnel))
+            .or_else(|| self.limit.take().map(Output::Limit))
             .or_else(|| take(&mut self.finish_client, Output::FinishClient))
             .or_else(|| take(&mut self.finish_link, Output::FinishLink))
             .or_else(|| self.turn.take().map(Output::Turn))

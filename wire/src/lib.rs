@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod detect;
+pub mod edge;
 pub mod engine;
 pub mod http1;
 pub mod out;

@@ -14,7 +14,7 @@ use crate::out::Out;
 use alloc::boxed::Box;
 use alloc::string::String;
 use core::net::SocketAddr;
-use evenkeel_core::end::{Cause, End};
+use evenkeel_core::end::{Cause, End, Limit};
 use evenkeel_core::picker::{NoPick, Scope};
 use evenkeel_core::time::{Duration, Instant};
 
@@ -69,6 +69,8 @@ pub struct Settings {
     pub x_forwarded: Forwarding,
     /// RFC 7239 `Forwarded`.
     pub forwarded: Forwarding,
+    /// Tell endpoints the subject of the client's certificate in this field, and drop what clients say there.
+    pub client_subject: Option<String>,
     /// Say why in a field on responses that evenkeel made itself.
     pub reason: bool,
     /// Where the affinity key comes from.
@@ -79,10 +81,17 @@ pub struct Settings {
     pub header_fields: usize,
     /// Bytes of a request target.
     pub uri_bytes: usize,
-    /// From accept, or the first byte of a head, to its end.
+    /// From accept to the first byte of either side.
+    pub first_byte_timeout: Duration,
+    /// From the first byte of a head to its end.
     pub header_timeout: Duration,
     /// From the end of the request to the first byte of its response; `None`: for ever.
     pub request_timeout: Option<Duration>,
+    /// Bytes of a request body; `None`: any number.
+    pub body_bytes: Option<u64>,
+    /// Bytes per second of a request body, on the average of ten seconds in which the endpoint was not the
+    /// slower one; `None`: any.
+    pub body_rate: Option<u64>,
     /// An open session on which nothing is said.
     pub idle_timeout: Duration,
     /// How long `Auto` waits for a client's first byte before it looks at the server's.
@@ -99,13 +108,17 @@ impl Default for Settings {
             via: None,
             x_forwarded: Forwarding::Append,
             forwarded: Forwarding::Keep,
+            client_subject: None,
             reason: true,
             affinity: Affinity::None,
             header_bytes: 64 * 1024,
             header_fields: 100,
             uri_bytes: 8 * 1024,
+            first_byte_timeout: Duration::from_secs(300),
             header_timeout: Duration::from_secs(10),
             request_timeout: Some(Duration::from_secs(15)),
+            body_bytes: None,
+            body_rate: None,
             idle_timeout: Duration::from_secs(3600),
             detect_timeout: Duration::from_millis(5),
             log: false,
@@ -114,7 +127,7 @@ impl Default for Settings {
 }
 
 /// What the worker knows of the client connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     /// The client.
     pub client: SocketAddr,
@@ -122,6 +135,8 @@ pub struct Peer {
     pub local: SocketAddr,
     /// Did it come over TLS?
     pub tls: bool,
+    /// The subject of its certificate, if it showed one and somebody wants to know.
+    pub subject: Option<Box<str>>,
 }
 
 /// What every call is given.
@@ -136,6 +151,15 @@ pub struct Context<'a> {
     /// Could the worker still run the turn elsewhere? (Replay complete, budget and attempts left,
     /// and the service retries on 503.) Only then may a session answer [`Output::Retry`].
     pub may_retry: bool,
+    /// Bytes wait that the endpoint has not taken: who is slow is not the client.
+    pub link_backlog: bool,
+}
+
+impl<'a> Context<'a> {
+    /// In the usual case: nothing can be run elsewhere, nothing waits for the endpoint.
+    pub fn new(settings: &'a Settings, peer: &'a Peer, now: Instant) -> Self {
+        Self { settings, peer, now, may_retry: false, link_backlog: false }
+    }
 }
 
 /// Where a call writes.
@@ -156,6 +180,8 @@ pub struct Want {
     pub key: Option<u64>,
     /// May the turn be run twice (RFC 9110, section 9.2.2)?
     pub idempotent: bool,
+    /// The client offered to switch protocols: if the endpoint agrees, the turn lasts as long as the session.
+    pub upgrade: bool,
 }
 
 /// What becomes of the link when a turn is over.
@@ -214,6 +240,8 @@ pub enum Output {
     Retry,
     /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT).
     Tunnel,
+    /// Somebody ran into this limit, which ends the turn or the session.
+    Limit(Limit),
     /// The turn is over; a new one may follow.
     Turn(TurnEnd),
     /// The client will get no more bytes after those in [`Io::client`]; it may still send.
@@ -266,6 +294,8 @@ pub enum LinkError {
     NoEndpoint(NoPick),
     /// Queue full or waited too long in it.
     Overload,
+    /// So many sessions begin that this one must come back after so many seconds.
+    Later(u32),
     /// Anything with a cause of its own: connect-failed, connect-timeout, endpoint-closed …
     Failed(Cause),
 }
@@ -277,6 +307,8 @@ pub enum Reason {
     Detect,
     /// A head is due.
     Head,
+    /// Some of a request body is due.
+    Body,
     /// A response is due.
     Response,
     /// Nothing was said for too long.

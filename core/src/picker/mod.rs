@@ -511,6 +511,11 @@ impl Picker {
         hashes(self.turn_policy) || hashes(self.session_policy)
     }
 
+    /// How many endpoints may take turns now.
+    pub fn size(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Endpoints that may take turns now.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.entries.iter().map(|e| &e.endpoint)

@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::ops::Range;
+use evenkeel_core::end::Limit;
 use httparse::Header;
 use memchr::{memchr, memchr_iter};
 
@@ -40,6 +41,8 @@ pub enum Flaw {
     TargetTooLong,
     /// A target in none of the forms of RFC 9112, section 3.2, or with bytes that no URI has.
     Target,
+    /// A body of more than `limits.body_bytes`.
+    BodyTooLarge,
     /// `CONNECT`: evenkeel is not a forward proxy.
     Connect,
     /// No `Host`, more than one, or one that names no host.
@@ -69,9 +72,21 @@ impl Flaw {
             Self::Version => 505,
             Self::HeadTooLarge | Self::TooManyFields => 431,
             Self::TargetTooLong => 414,
+            Self::BodyTooLarge => 413,
             Self::Connect => 501,
             Self::Expect => 417,
             _ => 400,
+        }
+    }
+
+    /// The limit that it is about, if it is about one.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::HeadTooLarge => Some(Limit::HeaderBytes),
+            Self::TooManyFields => Some(Limit::HeaderFields),
+            Self::TargetTooLong => Some(Limit::UriBytes),
+            Self::BodyTooLarge => Some(Limit::BodyBytes),
+            _ => None,
         }
     }
 
@@ -86,6 +101,7 @@ impl Flaw {
             Self::TooManyFields => "the head has more fields than limits.header_fields",
             Self::TargetTooLong => "the request target is longer than limits.uri_bytes",
             Self::Target => "the request target is malformed",
+            Self::BodyTooLarge => "the body is larger than limits.body_bytes",
             Self::Connect => "CONNECT is not supported: this is not a forward proxy",
             Self::Host => "exactly one valid Host field is required",
             Self::ContentLength => "Content-Length must be one plain number",

@@ -16,17 +16,20 @@ mod response;
 use self::body::{Body, Encode, put_last_chunk};
 use self::head::{Flaw, Framing, Scan, find_end};
 use self::request::Request;
-use self::response::{Response, put_own};
+use self::response::{Own, Response, put_own};
 use crate::engine::Outputs;
 use crate::session::{Context, Io, LinkError, LinkFate, Reason, Settings, TurnEnd, Want};
-use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Scope;
-use evenkeel_core::time::Instant;
+use evenkeel_core::time::{Duration, Instant};
 
 /// Empty lines that a client may send before a request line.
 const MAX_BLANK_LINES: u8 = 4;
 /// Informational responses to one request; more is not information.
 const MAX_INFORMATIONAL: u8 = 16;
+
+/// A request body must keep its pace over this long, so that a hiccup of a network is none of a client.
+const PACE_WINDOW: Duration = Duration::from_secs(10);
 
 /// The engine for one client connection.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(crate) struct Http1 {
     blank_lines: u8,
     /// Some bytes of a request head have arrived.
     begun: bool,
+    /// The client has not said anything yet.
+    silent: bool,
     /// The client sent FIN: this turn is its last.
     client_eof: bool,
     /// The process leaves: this turn is the last.
@@ -81,6 +86,10 @@ struct Turn {
     request: Request,
     /// What is left of the request.
     upload: Body,
+    /// Content bytes of it that have arrived.
+    uploaded: u64,
+    /// Since when, and from how many bytes on, the pace of the upload is measured.
+    pace: (Instant, u64),
     /// How far an incomplete response head was searched.
     scan: Scan,
     informational: u8,
@@ -88,6 +97,12 @@ struct Turn {
     response: Option<Response>,
     /// What is left of the response.
     download: Body,
+}
+
+/// Tells a client that there is no room for its session.
+pub(crate) fn refuse_session(out: &mut alloc::vec::Vec<u8>, end: End, settings: &Settings) {
+    let own = Own { status: 503, end, sentence: "this service has as many clients as it may", retry_after: 1 };
+    put_own(out, &own, false, true, settings);
 }
 
 impl Http1 {
@@ -98,6 +113,7 @@ impl Http1 {
             scan: Scan::default(),
             blank_lines: 0,
             begun: false,
+            silent: true,
             client_eof: false,
             draining: false,
             pinned: false,
@@ -119,7 +135,7 @@ impl Http1 {
                 return used;
             }
             if !core::mem::replace(&mut self.begun, true) {
-                self.since = context.now;
+                (self.since, self.silent) = (context.now, false);
             }
             match find_end(head, &mut self.scan, context.settings.header_bytes) {
                 Ok(Some(end)) => {
@@ -150,8 +166,13 @@ impl Http1 {
                 Ok((n, content)) => {
                     used += n;
                     self.since = context.now;
+                    turn.uploaded += content;
                     if let Some(log) = &mut turn.request.log {
                         log.received += content;
+                    }
+                    if context.settings.body_bytes.is_some_and(|most| turn.uploaded > most) {
+                        self.refuse(Flaw::BodyTooLarge, io, outputs, context);
+                        return input.len();
                     }
                 }
                 Err(flaw) => {
@@ -181,11 +202,13 @@ impl Http1 {
     fn begin_turn(&mut self, request: Request, outputs: &mut Outputs, context: &Context<'_>) {
         // What becomes a session is placed like one.
         let scope = if request.upgrade { Scope::Session } else { Scope::Turn };
-        outputs.want(Want { scope, key: request.key, idempotent: request.idempotent });
+        outputs.want(Want { scope, key: request.key, idempotent: request.idempotent, upgrade: request.upgrade });
         self.since = context.now;
         (self.scan, self.blank_lines, self.begun) = (Scan::default(), 0, false);
         self.state = State::Turn(Turn {
             upload: Body::new(request.framing),
+            uploaded: 0,
+            pace: (context.now, 0),
             request,
             scan: Scan::default(),
             informational: 0,
@@ -391,10 +414,12 @@ impl Http1 {
                 (503, Phase::Connect, sentence)
             }
             LinkError::Overload => (503, Phase::Connect, "too many requests wait for this service"),
+            LinkError::Later(_) => (503, Phase::Connect, "too many clients connect at once; come back later"),
             LinkError::Failed(Cause::ConnectFailed) => (502, Phase::Connect, "no endpoint could be connected to"),
             LinkError::Failed(Cause::ConnectTimeout) => {
                 (504, Phase::Connect, "connecting to an endpoint took too long")
             }
+            LinkError::Failed(Cause::EndpointTls) => (502, Phase::Connect, "TLS with the endpoint failed"),
             LinkError::Failed(Cause::EndpointTimeout) => (504, Phase::Wait, "the endpoint did not answer in time"),
             LinkError::Failed(Cause::EndpointProtocol) => {
                 (502, Phase::Wait, "the endpoint's answer was not valid HTTP")
@@ -404,7 +429,12 @@ impl Http1 {
             }
             LinkError::Failed(_) => (502, Phase::Connect, "evenkeel could not open a connection"),
         };
-        self.answer(status, End { cause: error.cause(), phase }, sentence, io, outputs, context);
+        let retry_after = match error {
+            LinkError::Later(seconds) => seconds,
+            _ => 1,
+        };
+        let own = Own { status, end: End { cause: error.cause(), phase }, sentence, retry_after };
+        self.answer(&own, io, outputs, context);
     }
 
     /// The endpoint's bytes are not a response to this request.
@@ -413,20 +443,12 @@ impl Http1 {
     }
 
     /// Ends a turn, of whose response nothing was sent, with a response of ours.
-    fn answer(
-        &mut self,
-        status: u16,
-        end: End,
-        sentence: &str,
-        io: &mut Io<'_, '_>,
-        outputs: &mut Outputs,
-        context: &Context<'_>,
-    ) {
+    fn answer(&mut self, own: &Own<'_>, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
         let State::Turn(turn) = core::mem::replace(&mut self.state, State::Head) else { return };
         let close = turn.request.close || !turn.upload.is_done() || self.client_eof || self.draining;
-        put_own(io.client.spill(), status, end, sentence, turn.request.head, close, context.settings);
-        let log = turn.request.log;
-        outputs.turn(TurnEnd { fate: LinkFate::Close, status: Some(status), failure: Some(end), log });
+        put_own(io.client.spill(), own, turn.request.head, close, context.settings);
+        let (log, end) = (turn.request.log, own.end);
+        outputs.turn(TurnEnd { fate: LinkFate::Close, status: Some(own.status), failure: Some(end), log });
         self.since = context.now;
         if close {
             self.state = State::Closed;
@@ -436,8 +458,10 @@ impl Http1 {
 
     /// Answers a malformed request and ends the session: its next byte could be anything.
     fn refuse(&mut self, flaw: Flaw, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
-        let limit = matches!(flaw, Flaw::HeadTooLarge | Flaw::TooManyFields | Flaw::TargetTooLong);
-        let cause = if limit { Cause::ClientLimit } else { Cause::ClientProtocol };
+        let cause = if flaw.limit().is_some() { Cause::ClientLimit } else { Cause::ClientProtocol };
+        if let Some(limit) = flaw.limit() {
+            outputs.limit(limit);
+        }
         let end = End { cause, phase: Phase::Request };
         let (begun, head, log) = match core::mem::replace(&mut self.state, State::Closed) {
             State::Turn(turn) => (turn.response.is_some(), turn.request.head, turn.request.log),
@@ -445,7 +469,8 @@ impl Http1 {
         };
         outputs.turn(TurnEnd { fate: LinkFate::Close, status: Some(flaw.status()), failure: Some(end), log });
         if !begun {
-            put_own(io.client.spill(), flaw.status(), end, flaw.explain(), head, true, context.settings);
+            let own = Own { status: flaw.status(), end, sentence: flaw.explain(), retry_after: 1 };
+            put_own(io.client.spill(), &own, head, true, context.settings);
         }
         outputs.end(end, begun, true);
     }
@@ -480,35 +505,56 @@ impl Http1 {
             }
             Some((_, Reason::Head)) => {
                 let end = End { cause: Cause::ClientTimeout, phase: Phase::Request };
-                put_own(
-                    io.client.spill(),
-                    408,
-                    end,
-                    "the request took too long to arrive",
-                    false,
-                    true,
-                    context.settings,
-                );
+                outputs.limit(Limit::HeaderTime);
+                put_own(io.client.spill(), &Own::too_slow(end), false, true, context.settings);
                 self.close(end, true, outputs);
             }
+            Some((_, Reason::Body)) => self.check_pace(io, outputs, context),
             Some((_, Reason::Idle | Reason::Detect | Reason::Farewell)) => match &self.state {
                 State::Turn(turn) => {
                     // Nobody moved for the idle timeout; whose turn it was to move is to blame.
                     let cause = if turn.upload.is_done() { Cause::EndpointTimeout } else { Cause::ClientTimeout };
                     self.fail(End { cause, phase: self.phase() }, true, outputs);
                 }
-                _ => self.close(End { cause: Cause::Idle, phase: Phase::Idle }, true, outputs),
+                _ => {
+                    if self.silent {
+                        outputs.limit(Limit::FirstByte);
+                    }
+                    self.close(End { cause: Cause::Idle, phase: Phase::Idle }, true, outputs);
+                }
             },
         }
     }
 
+    /// The body should have come a good way since it was last looked at. If not, that may be due to an
+    /// endpoint that does not take it, or has not yet told a client that asks first to go on.
+    fn check_pace(&mut self, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
+        let State::Turn(turn) = &mut self.state else { return };
+        let waits = turn.request.expects && turn.informational == 0 && turn.uploaded == 0;
+        let came = turn.uploaded - turn.pace.1;
+        let least = context.settings.body_rate.unwrap_or_default().saturating_mul(PACE_WINDOW.as_secs());
+        if waits || context.link_backlog || came >= least {
+            turn.pace = (context.now, turn.uploaded);
+            return;
+        }
+        let begun = turn.response.is_some();
+        outputs.limit(Limit::BodyRate);
+        let end = End { cause: Cause::ClientTimeout, phase: self.phase() };
+        if begun { self.fail(end, true, outputs) } else { self.answer(&Own::too_slow(end), io, outputs, context) }
+    }
+
     pub(crate) fn timeout(&self, settings: &Settings) -> Option<(Instant, Reason)> {
+        let idle = || (self.since + settings.idle_timeout, Reason::Idle);
         match &self.state {
             State::Head if self.begun => Some((self.since + settings.header_timeout, Reason::Head)),
             State::Turn(Turn { response: None, upload: Body::Done, .. }) if settings.request_timeout.is_some() => {
                 Some((self.since + settings.request_timeout?, Reason::Response))
             }
-            State::Head | State::Turn(_) => Some((self.since + settings.idle_timeout, Reason::Idle)),
+            State::Head if self.silent => Some((self.since + settings.first_byte_timeout, Reason::Idle)),
+            State::Turn(turn) if settings.body_rate.is_some() && !turn.upload.is_done() => {
+                Some(core::cmp::min_by_key(idle(), (turn.pace.0 + PACE_WINDOW, Reason::Body), |&(at, _)| at))
+            }
+            State::Head | State::Turn(_) => Some(idle()),
             State::Upgraded { .. } | State::Closed => None,
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Request {
     pub(super) upgrade: bool,
     /// To WebSocket (RFC 6455, section 4.1).
     pub(super) websocket: bool,
+    /// The client waits for 100 before it sends the body.
+    pub(super) expects: bool,
     pub(super) framing: Framing,
     pub(super) key: Option<u64>,
     pub(super) log: Option<Box<TurnLog>>,
@@ -76,6 +78,11 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         return Err(Flaw::Host);
     }
     let framing = framing.request();
+    if let (Framing::Length(n), Some(most)) = (framing, settings.body_bytes)
+        && n > most
+    {
+        return Err(Flaw::BodyTooLarge);
+    }
     let host = target.authority.map(str::as_bytes).or(host);
     // A tunnel that begins behind a body is more trouble than any client needs; `h2c` would make
     // every later request invisible to us.
@@ -120,11 +127,15 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
             }
             _ => true,
         };
-        if pass && !connection.names(field.name, name) {
+        let ours = settings.client_subject.as_ref().is_some_and(|ours| alike(field.name, ours));
+        if pass && !ours && !connection.names(field.name, name) {
             lines.put(out, field.name, field.value);
         }
     }
     lines.flush(out);
+    if let (Some(name), Some(subject)) = (&settings.client_subject, &context.peer.subject) {
+        put_field(out, name, subject.as_bytes());
+    }
     match framing {
         Framing::Length(n) => put_length(out, n),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -155,10 +166,17 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         close: connection.close || (minor == 0 && !connection.keep_alive),
         upgrade: upgrade.is_some(),
         websocket: upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")),
+        expects: expect,
         framing,
         key: affinity_key(fields, context),
         log: settings.log.then(|| log(method, path, host, fields)),
     })
+}
+
+/// Could somebody take one field name for the other? CGI and its heirs write `-` as `_`.
+fn alike(a: &str, b: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    a.len() == b.len() && a.bytes().map(plain).eq(b.bytes().map(plain))
 }
 
 /// Does a start line end in a version of HTTP, if not one that is known here? (RFC 9112, section 2.3)

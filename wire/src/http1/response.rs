@@ -174,6 +174,7 @@ pub(super) fn reason_phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
         408 => "Request Timeout",
+        413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
         431 => "Request Header Fields Too Large",
@@ -186,16 +187,26 @@ pub(super) fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// Writes a response of our own: a status, why, and one sentence.
-pub(super) fn put_own(
-    out: &mut Vec<u8>,
-    status: u16,
-    end: End,
-    sentence: &str,
-    head: bool,
-    close: bool,
-    settings: &Settings,
-) {
+/// A response of our own.
+pub(super) struct Own<'a> {
+    pub(super) status: u16,
+    pub(super) end: End,
+    /// For people.
+    pub(super) sentence: &'a str,
+    /// When to try again, in seconds; only 503 says it.
+    pub(super) retry_after: u32,
+}
+
+impl Own<'_> {
+    /// The request did not arrive in time.
+    pub(super) fn too_slow(end: End) -> Self {
+        Self { status: 408, end, sentence: "the request took too long to arrive", retry_after: 1 }
+    }
+}
+
+/// Writes a response of our own. `head`: without its body; `close`: the connection ends with it.
+pub(super) fn put_own(out: &mut Vec<u8>, own: &Own<'_>, head: bool, close: bool, settings: &Settings) {
+    let Own { status, end, sentence, retry_after } = *own;
     // Writing into a vector cannot fail.
     let _infallible = write!(Text(out), "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\n", reason_phrase(status));
     put_length(out, sentence.len() as u64 + 1);
@@ -203,7 +214,7 @@ pub(super) fn put_own(
         let _infallible = write!(Text(out), "Evenkeel-Reason: {}; phase={}\r\n", end.cause, end.phase);
     }
     if status == 503 {
-        out.extend_from_slice(b"Retry-After: 1\r\n");
+        let _infallible = write!(Text(out), "Retry-After: {retry_after}\r\n");
     }
     if close {
         out.extend_from_slice(b"Connection: close\r\n");

@@ -38,6 +38,10 @@ pub struct World {
     pub wanted: bool,
     /// May a turn that an endpoint refuses be run elsewhere?
     pub may_retry: bool,
+    /// The endpoint does not take what is sent to it.
+    pub link_backlog: bool,
+    /// The last limit that was run into.
+    pub limit: Option<evenkeel_core::end::Limit>,
     /// Turns that were.
     pub retries: usize,
     /// Turns that ended with a link that any session may use.
@@ -55,9 +59,9 @@ impl World {
 
     pub fn with(settings: Settings) -> Self {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
-        let peer = Peer { client: address, local: address, tls: false };
+        let peer = Peer { client: address, local: address, tls: false, subject: None };
         let now = Instant::from_nanos(1_000_000_000);
-        let session = Session::new(&Context { settings: &settings, peer: &peer, now, may_retry: false });
+        let session = Session::new(&Context::new(&settings, &peer, now));
         let mut world = Self {
             session,
             settings,
@@ -71,6 +75,8 @@ impl World {
             linked: false,
             wanted: false,
             may_retry: false,
+            link_backlog: false,
+            limit: None,
             retries: 0,
             reused: 0,
             over: None,
@@ -149,8 +155,11 @@ impl World {
         let input = std::mem::take(if from_client { &mut self.client_in } else { &mut self.link_in });
         let (mut client, mut link) = (Vec::new(), Vec::new());
         let used = {
-            let context =
-                Context { settings: &self.settings, peer: &self.peer, now: self.now, may_retry: self.may_retry };
+            let context = Context {
+                may_retry: self.may_retry,
+                link_backlog: self.link_backlog,
+                ..Context::new(&self.settings, &self.peer, self.now)
+            };
             let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
             let used = match from_client {
                 true => self.session.client_data(&input, &mut io, &context),
@@ -170,8 +179,11 @@ impl World {
     fn call(&mut self, call: impl FnOnce(&mut Session, &mut Io<'_, '_>, &Context<'_>)) {
         let (mut client, mut link) = (Vec::new(), Vec::new());
         {
-            let context =
-                Context { settings: &self.settings, peer: &self.peer, now: self.now, may_retry: self.may_retry };
+            let context = Context {
+                may_retry: self.may_retry,
+                link_backlog: self.link_backlog,
+                ..Context::new(&self.settings, &self.peer, self.now)
+            };
             let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
             call(&mut self.session, &mut io, &context);
             io.client.spill();
@@ -216,6 +228,7 @@ impl World {
                     self.pending = self.links.last().cloned().unwrap_or_default();
                     self.link_in.clear();
                 }
+                Output::Limit(limit) => self.limit = Some(limit),
                 Output::Answered(_) | Output::Tunnel | Output::FinishClient | Output::FinishLink => {}
             }
         }
