@@ -94,6 +94,8 @@ pub(crate) struct ServiceNow {
     pub(crate) departed: Vec<(String, EndpointSums)>,
     pub(crate) sources: Vec<SourceStatus>,
     pub(crate) rebalance: RebalanceView,
+    /// When the first certificate ends, seconds since 1970; `None`: TLS does not end here.
+    pub(crate) certificate_expires: Option<i64>,
     pub(crate) turn_skew: Option<Skew>,
     pub(crate) session_skew: Option<Skew>,
 }
@@ -178,6 +180,7 @@ impl Controlled {
             departed: sums.into_iter().collect(),
             sources: self.pump.sources(),
             rebalance: explanation.rebalance,
+            certificate_expires: service.tls.as_ref().and_then(|tls| tls.expires()),
             turn_skew,
             session_skew,
         }

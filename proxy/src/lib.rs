@@ -8,6 +8,7 @@ pub mod registry;
 mod reload;
 mod service;
 mod start;
+mod tls;
 mod worker;
 
 pub use observe::reference as metrics_reference;

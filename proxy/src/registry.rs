@@ -4,7 +4,7 @@
 //! readers sum over workers.
 
 pub use crate::observe::sums::EndpointSums;
-use evenkeel_core::end::Cause;
+use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::time::Instant;
 use std::collections::BTreeMap;
@@ -91,6 +91,10 @@ pub struct ServiceTally {
     pub failures: [Counter; Cause::ALL.len()],
     /// Sessions that ended, by [`Cause`] in order of [`Cause::ALL`].
     pub ends: [Counter; Cause::ALL.len()],
+    /// Limits that were run into, in order of [`Limit::ALL`].
+    pub limits: [Counter; Limit::ALL.len()],
+    /// TLS handshakes with clients that were completed.
+    pub handshakes: Counter,
     /// Sessions that were asked to go, by [`Leave`](evenkeel_wire::session::Leave).
     pub asked: [Counter; 3],
     /// Retries made.

@@ -1,26 +1,31 @@
 //! From one configuration to the next: what is in both goes on untouched, what is new starts, what is
 //! gone leaves. Starting is the change from nothing.
 //!
-//! Everything that can fail (binding) comes first; if it does, nothing has changed.
+//! Everything that can fail (binding, reading certificates) comes first; if it does, nothing has changed.
 
 use crate::admin;
 use crate::config::{self, Config};
 use crate::control::{Control, Controlled};
 use crate::observe::access::AccessLog;
 use crate::registry::{ServiceEntry, ServiceTally};
-use crate::service::Service;
+use crate::service::{Service, Tls, load_tls};
 use crate::worker::Command;
 use crate::worker::socket::Listener;
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::Fact as Decision;
 use evenkeel_core::hash::hash;
+use evenkeel_upstream::check;
 use evenkeel_upstream::pump::{self, Event, Spec};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 use tracing::{debug, info, warn};
+
+/// How often the files of certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(1);
 
 /// What runs, and what a change needs.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub(crate) struct Setup {
     next_service: u32,
     next_listener: u32,
     admin: Option<Admin>,
+    /// What this evenkeel calls itself.
+    name: String,
     /// Told when a service has its first endpoints; nobody listens after the start.
     first: mpsc::Sender<()>,
     seed: u64,
@@ -40,12 +47,49 @@ pub(crate) struct Setup {
 #[derive(Debug)]
 struct Bound {
     id: u32,
-    service: String,
-    /// As configured; the port may be 0.
-    configured: Address,
+    place: Place,
+    /// Of those services, as the worker knows them.
+    indexes: Arc<[u32]>,
     actual: Address,
     worker: usize,
-    socket: Listener,
+    /// Kept open, so that the address stays ours.
+    _socket: Listener,
+}
+
+/// An address where services listen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Place {
+    /// As configured; the port may be 0.
+    address: Address,
+    /// By name; first that one which is for clients that ask for none of the others.
+    services: Vec<String>,
+}
+
+impl Place {
+    /// Every address of a configuration, once.
+    fn all(config: &Config) -> Vec<Self> {
+        let mut places: Vec<Self> = Vec::new();
+        for service in &config.services {
+            for address in &service.listen {
+                let known = places.iter_mut().find(|place| place.address == *address && !place.is_any_port());
+                match known {
+                    Some(place) if service.sni.is_empty() => place.services.insert(0, service.name.clone()),
+                    Some(place) => place.services.push(service.name.clone()),
+                    None => places.push(Self { address: address.clone(), services: vec![service.name.clone()] }),
+                }
+            }
+        }
+        places
+    }
+
+    /// Is a socket of that place also one for this place?
+    fn is_at(&self, other: &Self) -> bool {
+        self.address == other.address && (!self.is_any_port() || self.services == other.services)
+    }
+
+    fn is_any_port(&self) -> bool {
+        matches!(self.address, Address::Ip(addr) if addr.port() == 0)
+    }
 }
 
 /// The running admin API.
@@ -66,13 +110,14 @@ pub(crate) struct Applied {
 
 /// Sockets that the change needs, before anything is changed.
 struct Sockets {
-    listeners: Vec<(String, Address, Listener)>,
+    listeners: Vec<(Place, Listener)>,
     admin: Option<(SocketAddr, std::net::TcpListener, SocketAddr)>,
 }
 
 impl Setup {
-    pub(crate) fn new(first: mpsc::Sender<()>, seed: u64) -> Self {
-        Self { config: None, listeners: Vec::new(), next_service: 0, next_listener: 0, admin: None, first, seed }
+    pub(crate) fn new(name: String, first: mpsc::Sender<()>, seed: u64) -> Self {
+        let listeners = Vec::new();
+        Self { config: None, listeners, next_service: 0, next_listener: 0, admin: None, name, first, seed }
     }
 
     /// Where the admin API listens.
@@ -90,27 +135,34 @@ impl Setup {
         self.listeners.clear();
     }
 
+    fn spec(&self, service: &Service) -> Spec {
+        let (config, tls) = (&service.config, &service.upstream_tls);
+        let dial = check::Dial {
+            proxy: config.upstream.send_proxy,
+            tls: tls.as_ref().map(|tls| (tls.config.clone(), tls.name.clone())),
+        };
+        Spec {
+            name: config.name.clone(),
+            targets: config.targets.clone(),
+            balance: config.balance.core.clone(),
+            check: config.check.clone().map(|check| check::Config { dial, ..check }),
+            proxy_id: hash(self.name.as_bytes()),
+            seed: self.seed ^ hash(config.name.as_bytes()),
+        }
+    }
+
     /// Binds what the new configuration has and the present one has not.
     fn bind(&self, config: &Config) -> io::Result<Sockets> {
         let mut sockets = Sockets { listeners: Vec::new(), admin: None };
-        for service in &config.services {
-            for address in &service.listen {
-                if self.listeners.iter().any(|l| l.configured == *address && l.service == service.name) {
-                    continue;
-                }
-                let port_is_given = !matches!(address, Address::Ip(addr) if addr.port() == 0);
-                let elsewhere = self.listeners.iter().find(|l| port_is_given && l.configured == *address);
-                let listener = match elsewhere {
-                    // It moves from one service to another: those who are connecting must not notice.
-                    Some(bound) => bound.socket.try_clone(),
-                    None => Listener::bind(address),
-                };
-                let listener = listener.map_err(|error| {
-                    let place = format!("service {}: cannot listen on {address}", service.name);
-                    io::Error::new(error.kind(), format!("{place}: {error}"))
-                })?;
-                sockets.listeners.push((service.name.clone(), address.clone(), listener));
+        for place in Place::all(config) {
+            if self.listeners.iter().any(|bound| bound.place.is_at(&place)) {
+                continue;
             }
+            let listener = Listener::bind(&place.address).map_err(|error| {
+                let place = format!("service {}: cannot listen on {}", place.services.join(", "), place.address);
+                io::Error::new(error.kind(), format!("{place}: {error}"))
+            })?;
+            sockets.listeners.push((place, listener));
         }
         if let Some(address) = config.admin
             && self.admin.as_ref().is_none_or(|admin| admin.configured != address)
@@ -136,16 +188,22 @@ fn bind_admin(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketA
 /// Makes `control` what `config` says. Needs a tokio runtime.
 ///
 /// # Errors
-/// A socket that cannot be bound; then nothing has changed.
+/// A socket that cannot be bound, a certificate that cannot be used; then nothing has changed.
 pub(crate) fn apply(control: &Arc<Control>, config: Config) -> io::Result<Applied> {
     let mut setup = control.setup.lock().unwrap_or_else(PoisonError::into_inner);
     let setup = &mut *setup;
+    let mut tls = HashMap::new();
+    for service in &config.services {
+        let loaded =
+            load_tls(service).map_err(|error| io::Error::other(format!("service {}: {error}", service.name)))?;
+        tls.insert(service.name.clone(), loaded);
+    }
     let sockets = setup.bind(&config)?;
-    let mut change = Change { control, setup, config, changes: Vec::new(), pumps: Vec::new() };
+    let mut change = Change { control, setup, config, tls, changes: Vec::new(), pumps: Vec::new() };
     change.process()?;
-    change.old_listeners(&sockets.listeners);
-    change.services();
-    change.new_listeners(sockets.listeners);
+    let gone = change.services();
+    change.listeners(sockets.listeners);
+    change.remove(&gone);
     change.admin(sockets.admin)?;
     let Change { setup, config, changes, pumps, .. } = change;
     setup.config = Some(config);
@@ -163,6 +221,8 @@ struct Change<'a> {
     control: &'a Arc<Control>,
     setup: &'a mut Setup,
     config: Config,
+    /// What the files of the services say, by name of the service.
+    tls: HashMap<String, Tls>,
     changes: Vec<String>,
     pumps: Vec<(Arc<Controlled>, Spec)>,
 }
@@ -189,7 +249,8 @@ impl Change<'_> {
         Ok(())
     }
 
-    fn services(&mut self) {
+    /// Services that are new or have changed; returns those that are gone.
+    fn services(&mut self) -> Vec<Arc<Controlled>> {
         let before = self.control.services();
         let logs = self.setup.config.as_ref().map(|c| c.access_log.is_some());
         let relogged = logs.is_some_and(|logs| logs != self.config.access_log.is_some());
@@ -199,25 +260,29 @@ impl Change<'_> {
                 None => after.push(self.add(config)),
                 Some(known) => {
                     let service = known.service();
-                    if service.config != config || relogged {
+                    if service.config != config || relogged || service.tls_changed() {
                         self.change(known, &service, config);
                     }
                     after.push(known.clone());
                 }
             }
         }
-        for gone in &before {
-            let service = gone.service();
-            if !after.iter().any(|s| s.name() == service.config.name) {
-                let grace = self.config.drain.grace;
-                self.control.tell_all(|| Command::Remove(service.index, grace));
-                if let Ok(mut entries) = self.control.registry.services.lock() {
-                    entries.retain(|entry| !Arc::ptr_eq(entry, &service.entry));
-                }
-                self.changes.push(format!("service {}: gone, its sessions have {grace:?}", service.config.name));
-            }
-        }
+        let gone = before.into_iter().filter(|s| !after.iter().any(|other| Arc::ptr_eq(other, s))).collect();
         self.control.set_services(after);
+        gone
+    }
+
+    /// Lets services go. Nobody connects to them any more.
+    fn remove(&mut self, gone: &[Arc<Controlled>]) {
+        for service in gone {
+            let service = service.service();
+            let grace = self.config.drain.grace;
+            self.control.tell_all(|| Command::Remove(service.index, grace));
+            if let Ok(mut entries) = self.control.registry.services.lock() {
+                entries.retain(|entry| !Arc::ptr_eq(entry, &service.entry));
+            }
+            self.changes.push(format!("service {}: gone, its sessions have {grace:?}", service.config.name));
+        }
     }
 
     fn add(&mut self, config: config::Service) -> Arc<Controlled> {
@@ -234,33 +299,23 @@ impl Change<'_> {
         self.changes.push(format!("service {}: new", config.name));
         let index = self.setup.next_service;
         self.setup.next_service += 1;
-        let service = Arc::new(Service::new(index, &self.config, config, entry));
+        let tls = self.tls.remove(&config.name).unwrap_or_default();
+        let service = Arc::new(Service::new(index, &self.config, config, tls, entry));
         self.control.tell_all(|| Command::Serve(service.clone()));
         self.control(service)
     }
 
     fn change(&mut self, known: &Arc<Controlled>, before: &Service, config: config::Service) {
         let name = config.name.clone();
-        let service = Arc::new(before.changed(&self.config, config));
+        let tls = self.tls.remove(&config.name).unwrap_or_default();
+        let service = Arc::new(before.changed(&self.config, config, tls));
         self.control.tell_all(|| Command::Serve(service.clone()));
-        let (old, new) = (self.spec(before), self.spec(&service));
+        let (old, new) = (self.setup.spec(before), self.setup.spec(&service));
         if old != new {
             self.pumps.push((known.clone(), new));
         }
         known.becomes(service, known.listening());
         self.changes.push(format!("service {name}: changed"));
-    }
-
-    fn spec(&self, service: &Service) -> Spec {
-        let config = &service.config;
-        Spec {
-            name: config.name.clone(),
-            targets: config.targets.clone(),
-            balance: config.balance.core.clone(),
-            check: config.check.clone(),
-            proxy_id: hash(self.config.name.as_bytes()),
-            seed: self.setup.seed ^ hash(config.name.as_bytes()),
-        }
     }
 
     /// One service with its pump: pickers go to every worker, what happens to log and events.
@@ -270,7 +325,7 @@ impl Change<'_> {
         // Readiness is about the start: a service that is new later must not take the others out.
         let began = Arc::new(AtomicBool::new(self.setup.config.is_some()));
         let begins = began.clone();
-        let pump = pump::spawn(self.spec(&service), self.control.clock, move |event| {
+        let pump = pump::spawn(self.setup.spec(&service), self.control.clock, move |event| {
             let Some(control) = control.upgrade() else { return };
             match event {
                 Event::Publish(picker) => {
@@ -297,48 +352,56 @@ impl Change<'_> {
         Arc::new(Controlled::new(service, pump, Vec::new(), began))
     }
 
-    /// A socket that nobody wants any more is closed. What waits in its queue is served before.
-    fn old_listeners(&mut self, fresh: &[(String, Address, Listener)]) {
-        let wanted = |bound: &Bound| {
-            let mut services = self.config.services.iter();
-            services.any(|s| s.name == bound.service && s.listen.contains(&bound.configured))
-        };
-        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.setup.listeners).into_iter().partition(wanted);
-        self.setup.listeners = stay;
-        for bound in go {
-            let moves = fresh.iter().any(|(_, address, _)| *address == bound.configured);
-            self.control.workers[bound.worker].send(Command::Unlisten(bound.id, moves));
-            if !moves {
-                self.changes.push(format!("service {}: listens on {} no more", bound.service, bound.actual));
-            }
-        }
-    }
-
-    /// New sockets go to workers in turn.
-    fn new_listeners(&mut self, fresh: Vec<(String, Address, Listener)>) {
+    /// Sockets that are new, serve others than before, or are not wanted any more: what waits in the queue
+    /// of those is served before.
+    fn listeners(&mut self, fresh: Vec<(Place, Listener)>) {
+        let places = Place::all(&self.config);
+        let wanted = |bound: &Bound| places.iter().find(|place| bound.place.is_at(place));
         let services = self.control.services();
-        for (name, configured, socket) in fresh {
+        let indexes = |place: &Place| -> Arc<[u32]> {
+            let index = |name: &String| services.iter().find(|s| s.name() == *name).map(|s| s.service().index);
+            place.services.iter().filter_map(index).collect()
+        };
+        let mut stay = Vec::new();
+        for mut bound in std::mem::take(&mut self.setup.listeners) {
+            let worker = &self.control.workers[bound.worker];
+            let Some(place) = wanted(&bound) else {
+                worker.send(Command::Unlisten(bound.id));
+                self.changes.push(format!("{}: nobody listens there any more", bound.actual));
+                continue;
+            };
+            let indexes = indexes(place);
+            if bound.indexes != indexes {
+                worker.send(Command::Relisten(bound.id, indexes.clone()));
+                (bound.indexes, bound.place) = (indexes, place.clone());
+                self.changes.push(format!("{}: now for {}", bound.actual, place.services.join(", ")));
+            }
+            stay.push(bound);
+        }
+        self.setup.listeners = stay;
+        for (place, socket) in fresh {
+            // To workers in turn.
             let (id, worker) =
                 (self.setup.next_listener, self.setup.next_listener as usize % self.control.workers.len());
             self.setup.next_listener += 1;
-            let (Some(service), Ok(copy), Ok(actual)) =
-                (services.iter().find(|s| s.name() == name), socket.try_clone(), socket.address())
-            else {
-                warn!(service = name, address = %configured, "a listener is lost");
+            let (Ok(copy), Ok(actual)) = (socket.try_clone(), socket.address()) else {
+                warn!(address = %place.address, "a listener is lost");
                 continue;
             };
-            self.control.workers[worker].send(Command::Listen(service.service().index, id, copy));
-            self.changes.push(format!("service {name}: listens on {actual}"));
-            self.setup.listeners.push(Bound { id, service: name, configured, actual, worker, socket });
+            let indexes = indexes(&place);
+            self.control.workers[worker].send(Command::Listen(id, indexes.clone(), copy));
+            self.changes.push(format!("{actual}: now for {}", place.services.join(", ")));
+            self.setup.listeners.push(Bound { id, place, indexes, actual, worker, _socket: socket });
         }
         for service in &services {
-            let name = service.name();
             // In the order of the configuration.
-            let config = service.service();
-            let of_it = || self.setup.listeners.iter().filter(|l| l.service == name);
-            let listening = config.config.listen.iter().filter_map(|a| of_it().find(|l| l.configured == *a));
-            let listening = listening.map(|l| l.actual.clone()).collect();
-            service.becomes(config, listening);
+            let (name, now) = (service.name(), service.service());
+            let at = |address: &Address| {
+                let mut bound = self.setup.listeners.iter();
+                bound.find(|l| l.place.address == *address && l.place.services.contains(&name))
+            };
+            let listening = now.config.listen.iter().filter_map(at).map(|bound| bound.actual.clone()).collect();
+            service.becomes(now, listening);
         }
     }
 
@@ -365,6 +428,34 @@ impl Change<'_> {
     }
 }
 
+/// Reads certificates again for ever, when their files change. A file that cannot be used changes nothing:
+/// who writes a certificate and its key writes one of them first.
+pub(crate) async fn watch_certificates(control: Arc<Control>) {
+    let mut every = tokio::time::interval(CERTIFICATES);
+    // Files that could not be used, as they were then.
+    let mut bad: HashMap<String, u64> = HashMap::new();
+    loop {
+        every.tick().await;
+        for controlled in control.services() {
+            let service = controlled.service();
+            let (name, now) = (service.config.name.clone(), service.tls_fingerprint());
+            if !service.tls_changed() || bad.get(&name) == Some(&now) {
+                continue;
+            }
+            match load_tls(&service.config) {
+                Ok(tls) => {
+                    bad.remove(&name);
+                    control.renew(&controlled, &service, tls).await;
+                }
+                Err(error) => {
+                    control.note(&name, "certificate-failed", "", &format!("{error}; the ones before stay"));
+                    bad.insert(name, now);
+                }
+            }
+        }
+    }
+}
+
 impl Applied {
     /// Waits for the pumps to have their new settings; what changed, in words.
     pub(crate) async fn finish(self) -> Vec<String> {
@@ -377,6 +468,23 @@ impl Applied {
 }
 
 impl Control {
+    /// Goes on with what the files of a service say now: new handshakes use it, old sessions are not touched.
+    async fn renew(&self, controlled: &Controlled, before: &Arc<Service>, tls: Tls) {
+        let spec = {
+            let setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another configuration was read meanwhile, and the files with it.
+            if !Arc::ptr_eq(&controlled.service(), before) {
+                return;
+            }
+            let service = Arc::new(before.with_tls(tls));
+            self.tell_all(|| Command::Serve(service.clone()));
+            controlled.becomes(service.clone(), controlled.listening());
+            setup.spec(&service)
+        };
+        controlled.pump.configure(spec).await;
+        self.note(&before.config.name, "certificate-renewed", "", "new handshakes use what its files say now");
+    }
+
     pub(crate) fn reload_failed(&self, error: &str) {
         if let Ok(mut reloads) = self.reloads.lock() {
             reloads.failed += 1;
@@ -393,7 +501,7 @@ impl Control {
             "added" | "removed" => debug!(service, endpoint = subject, "endpoint {kind}"),
             // Whoever read the configuration has said so.
             "reloaded" | "reload-failed" => {}
-            "ejected" | "unhealthy" | "panic" | "source-failed" | "rebalance-paused" => {
+            "ejected" | "unhealthy" | "panic" | "source-failed" | "rebalance-paused" | "certificate-failed" => {
                 warn!(service, subject, detail, "{kind}");
             }
             _ => info!(service, subject, detail, "{kind}"),

@@ -2,10 +2,15 @@
 
 use crate::config;
 use crate::registry::ServiceEntry;
+use crate::tls;
 use evenkeel_core::balancer::Policy;
+use evenkeel_core::end::Limit;
 use evenkeel_wire::session;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A service as it is configured now, and what outlives a change of that.
 #[derive(Debug)]
@@ -14,31 +19,121 @@ pub(crate) struct Service {
     pub(crate) config: config::Service,
     /// The part of the configuration that sessions read.
     pub(crate) settings: session::Settings,
+    /// How clients are met, if TLS ends here.
+    pub(crate) tls: Option<tls::Server>,
+    /// How endpoints are spoken to, if over TLS.
+    pub(crate) upstream_tls: Option<tls::Client>,
     pub(crate) entry: Arc<ServiceEntry>,
-    sessions: Arc<AtomicUsize>,
+    live: Arc<Live>,
+}
+
+/// What is counted over all workers, against limits.
+#[derive(Debug, Default)]
+struct Live {
+    sessions: AtomicUsize,
+    upgrades: AtomicUsize,
+    /// Of those that were counted so: how many from each address.
+    sources: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// TLS settings of a service, read from its files.
+pub(crate) type Tls = (Option<tls::Server>, Option<tls::Client>);
+
+/// Reads the files that a service's TLS settings name.
+///
+/// # Errors
+/// The first that cannot be used.
+pub(crate) fn load_tls(config: &config::Service) -> Result<Tls, String> {
+    let server = config.tls.as_ref().map(|tls| tls::server(tls, config.protocol)).transpose()?;
+    let client = config.upstream.tls.as_ref();
+    Ok((server, client.map(|tls| tls::client(tls, config.host(), config.protocol)).transpose()?))
 }
 
 impl Service {
-    pub(crate) fn new(index: u32, process: &config::Config, config: config::Service, entry: Arc<ServiceEntry>) -> Self {
-        Self { index, settings: settings(process, &config), config, entry, sessions: Arc::default() }
+    pub(crate) fn new(
+        index: u32,
+        process: &config::Config,
+        config: config::Service,
+        (tls, upstream_tls): Tls,
+        entry: Arc<ServiceEntry>,
+    ) -> Self {
+        let settings = settings(process, &config);
+        Self { index, settings, tls, upstream_tls, config, entry, live: Arc::default() }
     }
 
     /// The same service under another configuration.
-    pub(crate) fn changed(&self, process: &config::Config, config: config::Service) -> Self {
-        let (settings, entry, sessions) = (settings(process, &config), self.entry.clone(), self.sessions.clone());
-        Self { index: self.index, settings, config, entry, sessions }
+    pub(crate) fn changed(&self, process: &config::Config, config: config::Service, (tls, upstream_tls): Tls) -> Self {
+        let (entry, live) = (self.entry.clone(), self.live.clone());
+        Self { index: self.index, settings: settings(process, &config), tls, upstream_tls, config, entry, live }
+    }
+
+    /// The same service with what its files say now.
+    pub(crate) fn with_tls(&self, (tls, upstream_tls): Tls) -> Self {
+        let Self { index, config, settings, entry, live, .. } = self;
+        let (config, settings) = (config.clone(), settings.clone());
+        Self { index: *index, config, settings, tls, upstream_tls, entry: entry.clone(), live: live.clone() }
+    }
+
+    /// Do the files of its TLS settings say something else than when they were read?
+    pub(crate) fn tls_changed(&self) -> bool {
+        let server = self.config.tls.as_ref().map(tls::server_fingerprint);
+        let client = self.config.upstream.tls.as_ref().map(tls::client_fingerprint);
+        server != self.tls.as_ref().map(|tls| tls.fingerprint)
+            || client != self.upstream_tls.as_ref().map(|tls| tls.fingerprint)
+    }
+
+    /// What the file system says of those files now.
+    pub(crate) fn tls_fingerprint(&self) -> u64 {
+        let server = self.config.tls.as_ref().map_or(0, tls::server_fingerprint);
+        server ^ self.config.upstream.tls.as_ref().map_or(0, tls::client_fingerprint).rotate_left(32)
     }
 
     /// Takes one of the sessions that the service may have; false: it has them all.
     pub(crate) fn admit(&self) -> bool {
-        let limit = self.config.limits.sessions;
-        self.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1)).is_ok()
+        take(&self.live.sessions, self.config.limits.sessions)
     }
 
     /// Gives it back.
     pub(crate) fn leave(&self) {
-        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.live.sessions.fetch_sub(1, Ordering::Relaxed);
     }
+
+    /// Takes one of the sessions that a client address may have. `Ok(true)`: it is to be given back.
+    pub(crate) fn admit_source(&self, source: IpAddr) -> Result<bool, Limit> {
+        let Some(limit) = self.config.limits.sessions_per_source else { return Ok(false) };
+        let mut sources = self.live.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = sources.entry(source).or_default();
+        if *sessions >= limit {
+            return Err(Limit::SessionsPerSource);
+        }
+        *sessions += 1;
+        Ok(true)
+    }
+
+    /// Gives it back.
+    pub(crate) fn leave_source(&self, source: IpAddr) {
+        let mut sources = self.live.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut sessions) = sources.entry(source) {
+            *sessions.get_mut() -= 1;
+            if *sessions.get() == 0 {
+                sessions.remove();
+            }
+        }
+    }
+
+    /// Takes one of the upgraded sessions that the service may have.
+    pub(crate) fn admit_upgrade(&self) -> bool {
+        take(&self.live.upgrades, self.config.limits.upgrades.unwrap_or(usize::MAX))
+    }
+
+    /// Gives it back.
+    pub(crate) fn leave_upgrade(&self) {
+        self.live.upgrades.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn take(count: &AtomicUsize, limit: usize) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1)).is_ok()
 }
 
 fn settings(process: &config::Config, service: &config::Service) -> session::Settings {
@@ -63,6 +158,10 @@ fn settings(process: &config::Config, service: &config::Service) -> session::Set
         header_bytes: service.limits.header_bytes,
         header_fields: service.limits.header_fields,
         uri_bytes: service.limits.uri_bytes,
+        client_subject: service.tls.as_ref().and_then(|tls| tls.client_header.clone()),
+        body_bytes: service.limits.body_bytes,
+        body_rate: service.limits.body_rate,
+        first_byte_timeout: service.timeouts.first_byte,
         header_timeout: service.timeouts.header,
         request_timeout: service.timeouts.request,
         idle_timeout: service.timeouts.idle,

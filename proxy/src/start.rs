@@ -5,7 +5,8 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::observe::access::AccessLog;
 use crate::registry::{Heartbeat, Registry, SessionView};
-use crate::reload::{Setup, apply};
+use crate::reload::{Setup, apply, watch_certificates};
+use crate::worker::descriptors::Descriptors;
 use crate::worker::{self, Command, Fact, Spawn, Worker};
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::Input;
@@ -61,7 +62,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     let (facts, inbox) = tokio::sync::mpsc::channel(FACTS);
     let seed = seed();
     let (first, firsts) = mpsc::channel();
-    let setup = Setup::new(first, seed);
+    let setup = Setup::new(config.name.clone(), first, seed);
     let control = Arc::new(Control::new(config.name.clone(), clock, registry.clone(), workers.clone(), setup));
     let applied = {
         let _inside = runtime.enter();
@@ -73,6 +74,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         return Err(error);
     }
 
+    let descriptors = Arc::new(Descriptors::new(open_files()));
     let (finish, done) = mpsc::channel();
     let mut threads = Vec::new();
     for (index, (poll, handle)) in prepared.into_iter().enumerate() {
@@ -85,6 +87,7 @@ pub fn start(config: Config) -> io::Result<Running> {
             peers: workers.clone(),
             facts: facts.clone(),
             access: access.clone(),
+            descriptors: descriptors.clone(),
             origin: clock.origin(),
             seed: seed.wrapping_add(index as u64 + 1),
         };
@@ -99,6 +102,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     }
     runtime.spawn(obey_facts(inbox, control.clone()));
     runtime.spawn(control.clone().sample());
+    runtime.spawn(watch_certificates(control.clone()));
     // Clients that connect the moment we return find endpoints where targets know them at once.
     let patience = Instant::now() + FIRST_PICKER;
     while control.unready().is_some() {
@@ -129,6 +133,16 @@ async fn obey_facts(mut inbox: tokio::sync::mpsc::Receiver<Fact>, control: Arc<C
 /// The CPUs that the cgroup grants, rounded up.
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The open files that this process may have, all that it may ask for.
+fn open_files() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let soft = limit.current;
+    limit.current = limit.maximum;
+    let granted = if setrlimit(Resource::Nofile, limit).is_ok() { limit.maximum } else { soft };
+    granted.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Different for every process: evenkeels that start together must not choose alike.

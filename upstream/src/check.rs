@@ -3,12 +3,17 @@
 use evenkeel_core::address::Address;
 use evenkeel_core::endpoint::{Endpoint, EndpointId};
 use evenkeel_core::rng::Rng;
+use evenkeel_wire::edge::{ProxyVersion, put_proxy_header};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Bytes of a response that are read for its status line.
 const STATUS_LINE: usize = 256;
@@ -26,6 +31,28 @@ pub struct Config {
     pub unhealthy: u32,
     /// Successes in a row that make it healthy again.
     pub healthy: u32,
+    /// How the endpoints are spoken to.
+    pub dial: Dial,
+}
+
+/// What comes before the protocol on a connection to an endpoint: what turns have, checks have too.
+#[derive(Clone, Default, Debug)]
+pub struct Dial {
+    /// A PROXY header; that of a check says that it is no client's.
+    pub proxy: Option<ProxyVersion>,
+    /// TLS, and the name that certificates must have; `None`: the address.
+    pub tls: Option<(Arc<ClientConfig>, Option<ServerName<'static>>)>,
+}
+
+impl PartialEq for Dial {
+    fn eq(&self, other: &Self) -> bool {
+        self.proxy == other.proxy
+            && match (&self.tls, &other.tls) {
+                (None, None) => true,
+                (Some((a, name)), Some((b, other))) => Arc::ptr_eq(a, b) && name == other,
+                _ => false,
+            }
+    }
 }
 
 /// What a check does.
@@ -74,7 +101,7 @@ async fn run(config: Config, endpoint: Arc<Endpoint>, seed: u64, send: mpsc::Sen
     let mut verdict: Option<bool> = None;
     let mut streak = (true, 0);
     loop {
-        let result = match tokio::time::timeout(config.timeout, check(&config.kind, &endpoint.address)).await {
+        let result = match tokio::time::timeout(config.timeout, check(&config, &endpoint.address)).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {:?}", config.timeout)),
         };
@@ -97,19 +124,41 @@ async fn run(config: Config, endpoint: Arc<Endpoint>, seed: u64, send: mpsc::Sen
     }
 }
 
-async fn check(kind: &Kind, address: &Address) -> Result<(), String> {
+async fn check(config: &Config, address: &Address) -> Result<(), String> {
     match address {
         Address::Ip(addr) => {
             let stream = TcpStream::connect(addr).await.map_err(|e| format!("cannot connect: {e}"))?;
             // A check leaves nothing behind, not even a connection in TIME_WAIT.
             let _unsupported = stream.set_zero_linger();
-            exchange(kind, address, stream).await
+            dial(config, address, stream).await
         }
         Address::Unix(path) => {
             let stream = UnixStream::connect(&**path).await.map_err(|e| format!("cannot connect: {e}"))?;
-            exchange(kind, address, stream).await
+            dial(config, address, stream).await
         }
     }
+}
+
+/// What comes before the protocol; then the protocol.
+async fn dial(
+    config: &Config,
+    address: &Address,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(), String> {
+    let Config { kind, dial, .. } = config;
+    if let Some(version) = dial.proxy {
+        let mut header = Vec::new();
+        put_proxy_header(&mut header, version, None);
+        stream.write_all(&header).await.map_err(|e| format!("cannot send: {e}"))?;
+    }
+    let Some((tls, name)) = &dial.tls else { return exchange(kind, address, stream).await };
+    let name = match (name, address) {
+        (Some(name), _) => name.clone(),
+        (None, Address::Ip(addr)) => ServerName::IpAddress(addr.ip().into()),
+        (None, Address::Unix(_)) => ServerName::IpAddress(IpAddr::from([127, 0, 0, 1]).into()),
+    };
+    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|e| format!("TLS: {e}"))?;
+    exchange(kind, address, stream).await
 }
 
 async fn exchange(

@@ -1,9 +1,12 @@
 //! Configuration, checked: every value in range, every default filled in.
 
+mod network;
 mod parse;
 mod read;
 mod reference;
+mod tls;
 
+pub use self::network::Network;
 pub use self::parse::{DEFAULT_ADMIN, POLICIES, load, parse, policy, policy_name};
 pub use self::read::{Problem, Problems};
 pub use self::reference::reference;
@@ -12,7 +15,9 @@ use evenkeel_core::address::Address;
 use evenkeel_core::balancer;
 use evenkeel_upstream::check;
 use evenkeel_upstream::target::Target;
+use evenkeel_wire::edge::ProxyVersion;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Everything one proxy process does.
@@ -82,6 +87,13 @@ pub struct Service {
     pub targets: Vec<Target>,
     /// What clients speak.
     pub protocol: Protocol,
+    /// Clients come over TLS that ends here; `None`: they do not.
+    pub tls: Option<ServerTls>,
+    /// Only TLS clients that ask for one of these names; several services may then share an address.
+    /// Empty: everybody.
+    pub sni: Vec<String>,
+    /// Clients from here begin with a PROXY header.
+    pub accept_proxy: Vec<Network>,
     /// The upstream side.
     pub upstream: Upstream,
     /// Which endpoint.
@@ -107,10 +119,72 @@ pub struct Upstream {
     pub max_idle: usize,
     /// An idle pooled connection is closed after this.
     pub idle_timeout: Duration,
+    /// Endpoints are spoken to over TLS; `None`: they are not.
+    pub tls: Option<ClientTls>,
+    /// Connections begin with a PROXY header that names the client.
+    pub send_proxy: Option<ProxyVersion>,
     /// How long the sessions of an endpoint that leaves may stay.
     pub drain_grace: Duration,
     /// Connections per worker and endpoint; turns wait beyond. `None`: as many as there are sessions.
     pub max_connections: Option<usize>,
+}
+
+/// TLS with clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerTls {
+    /// At least one; the first is for clients that name none of the others.
+    pub certs: Vec<CertFiles>,
+    /// Who signs the certificates of clients; `None`: they need none.
+    pub client_ca: Option<PathBuf>,
+    /// Must clients have one?
+    pub client_auth: ClientAuth,
+    /// The request field that tells endpoints the subject of the client's certificate.
+    pub client_header: Option<String>,
+    /// Older versions are refused.
+    pub min_version: TlsVersion,
+}
+
+/// A certificate chain and its key, PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CertFiles {
+    /// The chain, its own certificate first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Must clients have a certificate?
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ClientAuth {
+    /// Yes.
+    #[default]
+    Required,
+    /// If they have one it must be good.
+    Optional,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[default]
+    V12,
+    /// TLS 1.3.
+    V13,
+}
+
+/// TLS with endpoints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientTls {
+    /// Who signs their certificates; `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// The name that is asked for and that the certificate must have; `None`: that of the target, or the
+    /// address.
+    pub sni: Option<String>,
+    /// Are certificates looked at?
+    pub verify: bool,
+    /// Our own.
+    pub cert: Option<CertFiles>,
 }
 
 /// Which endpoint.
@@ -160,7 +234,9 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// An open session on which nothing is said.
     pub idle: Duration,
-    /// From accept (or the first byte of a head) to the end of a request head.
+    /// From accept to the first byte, unless the protocol is opaque.
+    pub first_byte: Duration,
+    /// From the first byte of a request head to its end. Also what a handshake (TLS, PROXY) may take.
     pub header: Duration,
     /// How long `protocol: auto` waits for a client's first byte before it looks at the server's.
     pub detect: Duration,
@@ -171,6 +247,18 @@ pub struct Timeouts {
 pub struct Limits {
     /// Sessions of the service at once.
     pub sessions: usize,
+    /// Of these, from one client address; `None`: all of them.
+    pub sessions_per_source: Option<usize>,
+    /// Upgraded sessions (WebSocket, CONNECT) at once; `None`: as many as sessions.
+    pub upgrades: Option<usize>,
+    /// Upgrades that are let in, per second and endpoint; `None`: all.
+    pub upgrade_rate: Option<f64>,
+    /// How long one waits to be let in.
+    pub upgrade_wait: Duration,
+    /// Bytes of a request body; `None`: any number.
+    pub body_bytes: Option<u64>,
+    /// Bytes per second of a request body, on the average; `None`: any.
+    pub body_rate: Option<u64>,
     /// Bytes of a head, start line included.
     pub header_bytes: usize,
     /// Fields of a head.
@@ -239,10 +327,15 @@ impl Service {
             listen,
             targets,
             protocol: Protocol::Auto,
+            tls: None,
+            sni: Vec::new(),
+            accept_proxy: Vec::new(),
             upstream: Upstream {
                 connect_timeout: Duration::from_secs(1),
                 max_idle: 1024,
                 idle_timeout: Duration::from_secs(60),
+                tls: None,
+                send_proxy: None,
                 drain_grace: Duration::from_secs(30),
                 max_connections: None,
             },
@@ -260,11 +353,18 @@ impl Service {
             timeouts: Timeouts {
                 request: Some(Duration::from_secs(15)),
                 idle: Duration::from_secs(3600),
+                first_byte: Duration::from_secs(300),
                 header: Duration::from_secs(10),
                 detect: Duration::from_millis(5),
             },
             limits: Limits {
                 sessions: 10_000,
+                sessions_per_source: None,
+                upgrades: None,
+                upgrade_rate: Some(500.0),
+                upgrade_wait: Duration::from_secs(5),
+                body_bytes: None,
+                body_rate: Some(100),
                 header_bytes: 64 * 1024,
                 header_fields: 100,
                 uri_bytes: 8 * 1024,
@@ -273,6 +373,24 @@ impl Service {
                 buffer: 64 * 1024,
             },
             http: Http { via: false, x_forwarded: Forwarding::Append, forwarded: Forwarding::Keep, reason: true },
+        }
+    }
+
+    /// The name by which its targets know the endpoints, if they do.
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.targets.iter().find_map(|target| match target {
+            Target::Dns { name, .. } => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Makes relative paths relative to `directory`.
+    fn resolve(&mut self, directory: &Path) {
+        let server = self.tls.as_mut().map(|tls| (&mut tls.certs[..], &mut tls.client_ca));
+        let client = self.upstream.tls.as_mut().map(|tls| (tls.cert.as_mut_slice(), &mut tls.ca));
+        for (certs, ca) in server.into_iter().chain(client) {
+            let own = certs.iter_mut().flat_map(|c| [&mut c.cert, &mut c.key]);
+            own.chain(ca).for_each(|path| *path = directory.join(&*path));
         }
     }
 }

@@ -1,12 +1,14 @@
 //! From YAML to a checked configuration: every value in range, every key known, every problem found.
 
-use super::read::{Found, Problem, Problems, Section, duration, fraction, suggest};
-use super::{AccessLog, Affinity, Config, Forwarding, Protocol, Service};
+use super::read::{Found, Problem, Problems, Section, duration, fraction, size, suggest};
+use super::tls::{client_tls, is_host, server_tls};
+use super::{AccessLog, Affinity, Config, Forwarding, Network, Protocol, Service};
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::{Pace, Policy};
 use evenkeel_upstream::check::{self, Kind};
 use evenkeel_upstream::target::Target;
 use evenkeel_upstream::yaml::{self, Node};
+use evenkeel_wire::edge::ProxyVersion;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ pub const DEFAULT_ADMIN: &str = "127.0.0.1:15090";
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(&file, &text),
+        Ok(text) => parse_in(&file, &text, Some(path.parent().unwrap_or(Path::new("")))),
         Err(error) => {
             let message = format!("cannot be read: {error}");
             Err(Problems { file, problems: vec![Problem { line: 1, column: 1, path: String::new(), message }] })
@@ -40,11 +42,16 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     }
 }
 
-/// Reads a configuration; `file` is what errors call it.
+/// Reads a configuration; `file` is what errors call it. Files that it names are not looked at.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(file: &str, text: &str) -> Result<Config, Problems> {
+    parse_in(file, text, None)
+}
+
+/// With a directory, paths are relative to it, and the files are looked at.
+fn parse_in(file: &str, text: &str, directory: Option<&Path>) -> Result<Config, Problems> {
     let found = Found::default();
     let fail = |problems| Problems { file: file.into(), problems };
     let documents = yaml::parse(text).map_err(|bad| {
@@ -59,7 +66,7 @@ pub fn parse(file: &str, text: &str) -> Result<Config, Problems> {
             return Err(fail(found.into_problems()));
         }
     };
-    let config = config(root, &found);
+    let config = config(root, directory, &found);
     let problems = found.into_problems();
     match config {
         Some(config) if problems.is_empty() => Ok(config),
@@ -68,7 +75,7 @@ pub fn parse(file: &str, text: &str) -> Result<Config, Problems> {
     }
 }
 
-fn config(root: &Node, found: &Found) -> Option<Config> {
+fn config(root: &Node, directory: Option<&Path>, found: &Found) -> Option<Config> {
     let mut top = Section::open(root, "", found)?;
     let mut config = Config { admin: DEFAULT_ADMIN.parse().ok(), ..Config::new() };
     top.set("name", &mut config.name, "a name of letters, digits, - and _", |text| {
@@ -97,7 +104,7 @@ fn config(root: &Node, found: &Found) -> Option<Config> {
             Some([]) => top.problem(node, "services", "empty: there is nothing to do"),
             Some(services) => {
                 for (i, node) in services.iter().enumerate() {
-                    config.services.extend(service(node, i, found));
+                    config.services.extend(service(node, i, directory, found));
                 }
                 cross_check(services, &config, found);
             }
@@ -119,18 +126,29 @@ fn cross_check(nodes: &[Node], config: &Config, found: &Found) {
         }
         for address in &service.listen {
             let fixed = !matches!(address, Address::Ip(addr) if addr.port() == 0);
+            // By name several can share an address, and one of them may be for all other names.
+            let apart = |other: &Service| other.sni.iter().all(|name| !service.sni.contains(name));
+            let shares = |other: &Service| (!other.sni.is_empty() || !service.sni.is_empty()) && apart(other);
             if fixed
-                && let Some(other) = before.iter().find(|s| s.listen.contains(address))
+                && let Some(other) = before.iter().find(|s| s.listen.contains(address) && !shares(s))
                 && let Some(node) = place("listen")
             {
-                let message = format!("service {:?} listens on {address} already", other.name);
+                let message = format!("service {:?} listens on {address} already: two can share it by sni", other.name);
                 found.add(node, &format!("services[{i}].listen"), message);
+            }
+            if fixed
+                && let Some(other) = before.iter().find(|s| s.listen.contains(address))
+                && other.accept_proxy != service.accept_proxy
+                && let Some(node) = place("accept_proxy")
+            {
+                let message = format!("must be that of service {:?}, with which it shares {address}", other.name);
+                found.add(node, &format!("services[{i}].accept_proxy"), message);
             }
         }
     }
 }
 
-fn service(node: &Node, index: usize, found: &Found) -> Option<Service> {
+fn service(node: &Node, index: usize, directory: Option<&Path>, found: &Found) -> Option<Service> {
     let mut section = Section::open(node, format!("services[{index}]"), found)?;
     let mut service = Service::new("", Vec::new(), Vec::new());
     match section.take("name") {
@@ -147,6 +165,16 @@ fn service(node: &Node, index: usize, found: &Found) -> Option<Service> {
     if let Some(protocol) = protocol(&mut section) {
         service.protocol = protocol;
     }
+    service.tls = server_tls(&mut section);
+    if section.node.get("sni").is_some() {
+        service.sni = one_or_more(&mut section, "sni", |text| match text.strip_prefix("*.").unwrap_or(text) {
+            name if is_host(name) => Ok(text.to_ascii_lowercase()),
+            _ => Err("expected a name such as a.example or *.a.example".into()),
+        });
+    }
+    if section.node.get("accept_proxy").is_some() {
+        service.accept_proxy = one_or_more(&mut section, "accept_proxy", |text| text.parse::<Network>());
+    }
     upstream(&mut section, &mut service);
     balance(&mut section, &mut service);
     section.section("health", |health| self::health(health, &mut service));
@@ -155,12 +183,33 @@ fn service(node: &Node, index: usize, found: &Found) -> Option<Service> {
         let limits = &mut service.timeouts;
         timeouts.set("request", &mut limits.request, "a duration such as 15s, or off", optional_duration);
         timeouts.duration("idle", &mut limits.idle);
+        timeouts.duration("first_byte", &mut limits.first_byte);
         timeouts.duration("header", &mut limits.header);
         timeouts.duration("detect", &mut limits.detect);
     });
     section.section("limits", |limits| {
         let l = &mut service.limits;
         limits.count("sessions", &mut l.sessions, 1);
+        limits.set(
+            "sessions_per_source",
+            &mut l.sessions_per_source,
+            "a whole number from 1 up, or off",
+            number_or_off,
+        );
+        limits.set("upgrades", &mut l.upgrades, "a whole number from 1 up, or off", number_or_off);
+        limits.set("upgrade_rate", &mut l.upgrade_rate, "a rate such as 500/s, or off", |text| match text {
+            "off" => Some(None),
+            _ => rate(text).map(Some),
+        });
+        limits.duration("upgrade_wait", &mut l.upgrade_wait);
+        limits.set("body_bytes", &mut l.body_bytes, "a size such as 10MiB, or off", |text| match text {
+            "off" => Some(None),
+            _ => size(text).map(|n| Some(n as u64)),
+        });
+        limits.set("body_rate", &mut l.body_rate, "bytes per second such as 100, or off", |text| match text {
+            "off" => Some(None),
+            _ => size(text.strip_suffix("/s").unwrap_or(text)).filter(|&n| n > 0).map(|n| Some(n as u64)),
+        });
         limits.size("header_bytes", &mut l.header_bytes, 1024..=16 << 20);
         limits.set("header_fields", &mut l.header_fields, "a number from 1 to 256", |text| {
             text.parse().ok().filter(|n| (1..=256).contains(n))
@@ -178,11 +227,43 @@ fn service(node: &Node, index: usize, found: &Found) -> Option<Service> {
         http.boolean("reason", &mut service.http.reason);
     });
     rebalance(&mut section, &mut service);
-    for key in ["tls", "postgres"] {
-        section.later(key);
+    section.later("postgres");
+    edge(&section, &service);
+    if let Some(directory) = directory {
+        service.resolve(directory);
+        check_files(&section, &service);
     }
     section.finish();
     Some(service)
+}
+
+/// What TLS and the rest of a service make impossible for each other.
+fn edge(section: &Section<'_>, service: &Service) {
+    let problem = |key: &str, message: &str| {
+        section.problem(section.node.get(key).unwrap_or(section.node), key, message);
+    };
+    if !service.sni.is_empty() && service.tls.is_none() && service.protocol == Protocol::Http1 {
+        problem("sni", "http needs tls here: without it TLS is passed on unread (protocol: tcp or auto)");
+    }
+    let tcp = service.protocol == Protocol::Tcp;
+    if tcp && service.tls.as_ref().is_some_and(|tls| tls.client_header.is_some()) {
+        problem("tls", "client_header: tcp has no fields: use protocol http or auto");
+    }
+}
+
+/// Certificates and keys that cannot be used are known before anybody needs them.
+fn check_files(section: &Section<'_>, service: &Service) {
+    if let Some(tls) = &service.tls
+        && let Err(error) = crate::tls::server(tls, service.protocol)
+    {
+        section.problem(section.node.get("tls").unwrap_or(section.node), "tls", error);
+    }
+    if let Some(tls) = &service.upstream.tls
+        && let Err(error) = crate::tls::client(tls, service.host(), service.protocol)
+    {
+        let node = section.node.get("upstream").and_then(|upstream| upstream.get("tls"));
+        section.problem(node.unwrap_or(section.node), "upstream.tls", error);
+    }
 }
 
 /// A value, or a list of them; at least one.
@@ -236,18 +317,23 @@ fn upstream(section: &mut Section<'_>, service: &mut Service) {
         upstream.count("max_idle", &mut u.max_idle, 0);
         upstream.duration("idle_timeout", &mut u.idle_timeout);
         upstream.duration("drain_grace", &mut u.drain_grace);
-        upstream.set(
-            "max_connections",
-            &mut u.max_connections,
-            "a whole number from 1 up, or off",
-            |text| match text {
-                "off" => Some(None),
-                _ => text.parse().ok().filter(|&n| n > 0).map(Some),
-            },
-        );
+        upstream.set("max_connections", &mut u.max_connections, "a whole number from 1 up, or off", number_or_off);
+        upstream.set("send_proxy", &mut u.send_proxy, "v1, v2 or off", |text| match text {
+            "off" => Some(None),
+            "v1" => Some(Some(ProxyVersion::V1)),
+            "v2" => Some(Some(ProxyVersion::V2)),
+            _ => None,
+        });
+        u.tls = client_tls(upstream);
         upstream.later("protocol");
-        upstream.later("tls");
     });
+}
+
+fn number_or_off(text: &str) -> Option<Option<usize>> {
+    match text {
+        "off" => Some(None),
+        _ => text.parse().ok().filter(|&n| n > 0).map(Some),
+    }
 }
 
 fn balance(section: &mut Section<'_>, service: &mut Service) {
@@ -339,6 +425,8 @@ fn health(section: &mut Section<'_>, service: &mut Service) {
         timeout: Duration::from_secs(1),
         unhealthy: 3,
         healthy: 2,
+        // Known when certificates are read.
+        dial: check::Dial::default(),
     };
     let mut kinds = 0;
     section.section("check", |check| {
@@ -533,7 +621,36 @@ mod tests {
                 "e.yaml:5:13: services[0].protocol: grpc is not supported in this version: auto and tcp pass it on",
             ),
             ("  protocol: htpp\n", "e.yaml:5:13: services[0].protocol: unknown protocol: did you mean \"http\"?"),
-            ("  tls: {cert: a}\n", "e.yaml:5:8: services[0].tls: not supported in this version"),
+            ("  tls: {cert: a}\n", "e.yaml:5:8: services[0].tls.key: missing: there is a cert"),
+            (
+                "  tls: {}\n",
+                "e.yaml:5:8: services[0].tls.cert: missing: TLS needs a certificate (cert, key), or several (certs)",
+            ),
+            (
+                "  tls: {cert: a, key: b, client_auth: optional}\n",
+                "e.yaml:5:39: services[0].tls.client_auth: needs client_ca: who signs the certificates of clients?",
+            ),
+            (
+                "  tls: {cert: a, key: b, client_ca: c, client_header: 'x y'}\n",
+                "e.yaml:5:55: services[0].tls.client_header: expected a field name such as X-Client-Subject, found \"x y\"",
+            ),
+            (
+                "  sni: a.example\n  protocol: http\n",
+                "e.yaml:5:8: services[0].sni: http needs tls here: without it TLS is passed on unread (protocol: tcp or auto)",
+            ),
+            ("  sni: 'a b'\n", "e.yaml:5:8: services[0].sni: expected a name such as a.example or *.a.example"),
+            (
+                "  accept_proxy: 10.0.0.0/33\n",
+                "e.yaml:5:17: services[0].accept_proxy: expected a network such as 10.0.0.0/8, or an address, found \"10.0.0.0/33\"",
+            ),
+            (
+                "  upstream: {send_proxy: v3}\n",
+                "e.yaml:5:26: services[0].upstream.send_proxy: expected v1, v2 or off, found \"v3\"",
+            ),
+            (
+                "  accept_proxy: 10.0.0.0/8\n  sni: a.example\n- name: b\n  listen: 127.0.0.1:80\n  target: 10.0.0.1:80\n  sni: b.example\n",
+                "e.yaml:7:3: services[1].accept_proxy: must be that of service \"a\", with which it shares 127.0.0.1:80",
+            ),
             (
                 "  health: {check: {every: 5s}}\n",
                 "e.yaml:5:19: services[0].health.check.: expected exactly one of tcp: {} and http: {path: /}",
@@ -553,7 +670,7 @@ mod tests {
             ),
             (
                 "- name: b\n  listen: 127.0.0.1:80\n  target: 10.0.0.1:80\n",
-                "e.yaml:6:11: services[1].listen: service \"a\" listens on 127.0.0.1:80 already",
+                "e.yaml:6:11: services[1].listen: service \"a\" listens on 127.0.0.1:80 already: two can share it by sni",
             ),
             (
                 "- name: b\n  listen: 8080\n  target: 10.0.0.1:80\n",

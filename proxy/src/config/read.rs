@@ -107,6 +107,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// An element of a list, as a section.
+    pub(super) fn element(&self, node: &'a Node, key: String, then: impl FnOnce(&mut Section<'a>)) {
+        if let Some(mut section) = Section::open(node, self.at(&key), self.found) {
+            then(&mut section);
+            section.finish();
+        }
+    }
+
     /// A value that `parse` understands, described by `expected`.
     pub(super) fn value<T>(
         &mut self,

@@ -71,6 +71,72 @@ pub(super) const KEYS: &[Key] = &[
         "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP/1 for opaque. `websocket` is `http`: upgrades are followed in either.",
     ),
     key(
+        "services[].tls.cert",
+        "path",
+        "",
+        "Clients come over TLS that ends here: the certificate chain, PEM. Paths are relative to this file. Changed files are read again within a second.",
+    ),
+    key("services[].tls.key", "path", "", "The private key of `cert`, PEM."),
+    key(
+        "services[].tls.certs",
+        "list of `{cert, key}`",
+        "",
+        "Several certificates: the one that has the name which the client asks for (SNI), else the first.",
+    ),
+    key(
+        "services[].tls.client_ca",
+        "path",
+        "",
+        "Who signs the certificates of clients, PEM. Without it clients need none.",
+    ),
+    key(
+        "services[].tls.client_auth",
+        "`required`, `optional`",
+        "required",
+        "With `client_ca`: must a client have a certificate, or must it only be good if there is one?",
+    ),
+    key(
+        "services[].tls.client_header",
+        "field name",
+        "",
+        "Tells endpoints the subject of the client's certificate in this request field. What clients send under this name is dropped, certificate or not.",
+    ),
+    key("services[].tls.min_version", "`1.2`, `1.3`", "1.2", "Clients that know older versions only are refused."),
+    key(
+        "services[].sni",
+        "name or list",
+        "",
+        "Only TLS clients that ask for one of these names (`a.example`, `*.a.example`). Several services can then listen on one address; one without `sni` gets the rest. Without `tls` the connection is passed on unread, and TLS ends at the endpoint.",
+    ),
+    key(
+        "services[].accept_proxy",
+        "network or list",
+        "",
+        "Clients from these networks (`10.0.0.0/8`) are proxies that begin with a PROXY header, version 1 or 2. From anywhere else such a header is not taken for one.",
+    ),
+    key(
+        "services[].upstream.tls",
+        "map, `on`, `off`",
+        "off",
+        "Endpoints are spoken to over TLS. `on`: with the system's roots. Names are checked.",
+    ),
+    key("services[].upstream.tls.ca", "path, `system`", "system", "Who signs the certificates of endpoints, PEM."),
+    key(
+        "services[].upstream.tls.sni",
+        "name",
+        "",
+        "The name that is asked for, and that the certificate must have. Without it: the name in a `dns://` target, else the address of the endpoint.",
+    ),
+    key("services[].upstream.tls.verify", "boolean", "true", "`false` believes whoever answers. For tests."),
+    key("services[].upstream.tls.cert", "path", "", "Our own certificate, for endpoints that want one; with `key`."),
+    key("services[].upstream.tls.key", "path", "", "Its private key."),
+    key(
+        "services[].upstream.send_proxy",
+        "`v1`, `v2`, `off`",
+        "off",
+        "Each connection to an endpoint begins with a PROXY header that names the client. Such a connection is never used for another client: an HTTP client's next request opens a new one, unless it goes to the same endpoint.",
+    ),
+    key(
         "services[].upstream.connect_timeout",
         "duration",
         "1s",
@@ -231,14 +297,61 @@ pub(super) const KEYS: &[Key] = &[
         "1h",
         "A session on which nothing is said ends after this: connections are meant to stay open.",
     ),
-    key("services[].timeouts.header", "duration", "10s", "From the first byte of a request head to its end; then 408."),
+    key(
+        "services[].timeouts.first_byte",
+        "duration",
+        "5m",
+        "A client of an `http` or `auto` service that says nothing (and whose server does not, either) is closed after this. Long, for pools and browsers connect ahead of need, and a silent session costs less than 1 KiB.",
+    ),
+    key(
+        "services[].timeouts.header",
+        "duration",
+        "10s",
+        "From the first byte of a request head to its end; then 408. Also what a PROXY header and a TLS handshake of a client may take.",
+    ),
     key(
         "services[].timeouts.detect",
         "duration",
         "5ms",
         "How long `protocol: auto` waits for a client that says nothing before it connects to an endpoint, to see whether the server speaks first.",
     ),
-    key("services[].limits.sessions", "count", "10000", "Client connections at once; further ones are closed."),
+    key(
+        "services[].limits.sessions",
+        "count",
+        "10000",
+        "Client connections at once; further ones get 503 if they speak HTTP, and are closed.",
+    ),
+    key(
+        "services[].limits.sessions_per_source",
+        "count, `off`",
+        "off",
+        "Of these, from one client address; further ones get the same. Off: behind a gateway or a sidecar all clients have one address.",
+    ),
+    key(
+        "services[].limits.upgrades",
+        "count, `off`",
+        "off",
+        "Upgraded sessions (WebSocket) at once; more is 503. Off: `limits.sessions` bounds them.",
+    ),
+    key(
+        "services[].limits.upgrade_rate",
+        "rate, `off`",
+        "500/s",
+        "Upgrades let in per second for each endpoint that can be used. When everybody comes back at the same time, they wait their turn: a handshake costs an endpoint more than most messages.",
+    ),
+    key(
+        "services[].limits.upgrade_wait",
+        "duration",
+        "5s",
+        "How long an upgrade may wait for its turn; who would have to wait longer gets 503 with `Retry-After`. Less than the 10 s after which most clients give up.",
+    ),
+    key("services[].limits.body_bytes", "size, `off`", "off", "A request body; more is 413."),
+    key(
+        "services[].limits.body_rate",
+        "size per second, `off`",
+        "100",
+        "A request body must come this fast on the average, after 10 s; slower is 408. Time in which the endpoint is the slower one does not count.",
+    ),
     key("services[].limits.header_bytes", "size", "64KiB", "A head, start line included; more is 431."),
     key("services[].limits.header_fields", "1 to 256", "100", "Fields of a head; more is 431."),
     key(
@@ -339,33 +452,38 @@ mod tests {
         assert!(manual == reference(), "docs/config.md is out of date: run cargo xtask generate");
     }
 
-    /// Writes a key as YAML: `a.b[].c` with `value` becomes nested maps.
-    fn yaml(path: &str, value: &str) -> String {
-        let base = "services: [{name: a, listen: '127.0.0.1:80', target: '10.0.0.1:80'";
-        let (service, path) = match path.strip_prefix("services[].") {
-            Some(rest) => (true, rest),
-            None => (false, path),
+    /// Sections that a key cannot stand in alone, and what must be beside it.
+    const BESIDE: [(&str, &str); 3] = [
+        ("services[].health.check", "tcp: {}"),
+        ("services[].tls", "cert: a, key: b, client_ca: c"),
+        ("services[].upstream.tls", "ca: system"),
+    ];
+
+    /// Writes a key as YAML: `a.b[].c` with `value` becomes nested maps. `None`: only what must be beside it.
+    fn yaml(path: &str, value: Option<&str>) -> String {
+        let section = path.rsplit_once('.').map_or("", |(section, _)| section);
+        let key = path.rsplit_once('.').map_or(path, |(_, key)| key);
+        let beside = BESIDE.iter().find(|&&(known, _)| known == section).map(|&(_, beside)| beside);
+        let mut inner = match (beside, value) {
+            (Some(beside), Some(value)) if beside.contains(&format!("{key}:")) => format!("{key}: {value}"),
+            (Some(beside), Some(value)) => format!("{beside}, {key}: {value}"),
+            (Some(beside), None) => beside.into(),
+            (None, Some(value)) => format!("{key}: {value}"),
+            (None, None) => String::new(),
         };
-        let mut nested = value.to_owned();
-        for part in path.split('.').rev() {
-            nested = format!("{{{part}: {nested}}}");
+        if !inner.is_empty() {
+            let parts = section.trim_start_matches("services[]").split('.').rev().filter(|part| !part.is_empty());
+            parts.for_each(|part| inner = format!("{part}: {{{inner}}}"));
         }
-        // `health.check` keys need a kind of check beside them.
-        nested = nested.replacen("{check: {", "{check: {tcp: {}, ", usize::from(path.starts_with("health.check.")));
-        let inner = &nested[1..nested.len() - 1];
-        if service { format!("{base}, {inner}}}]") } else { format!("{base}}}]\n{inner}") }
+        let base = "services: [{name: a, listen: '127.0.0.1:80', target: '10.0.0.1:80'";
+        if path.starts_with("services[]") { format!("{base}, {inner}}}]") } else { format!("{base}}}]\n{inner}") }
     }
 
     #[test]
     fn every_documented_default_is_the_default() {
         for key in KEYS.iter().filter(|k| !k.default.is_empty()) {
-            let said = parse("said", &yaml(key.path, key.default)).unwrap_or_else(|e| panic!("{}: {e}", key.path));
-            let (name, without) = match key.path.starts_with("services[].health.check.") {
-                true => ("check", yaml("services[].health.check", "{tcp: {}}")),
-                false => ("", "services: [{name: a, listen: '127.0.0.1:80', target: '10.0.0.1:80'}]".into()),
-            };
-            let unsaid = parse(name, &without).unwrap_or_else(|e| panic!("{}: {e}", key.path));
-            assert_eq!(said, unsaid, "{}", key.path);
+            let read = |value| parse("it", &yaml(key.path, value)).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+            assert_eq!(read(Some(key.default)), read(None), "{}", key.path);
         }
     }
 }

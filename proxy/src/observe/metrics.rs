@@ -5,7 +5,7 @@
 use super::sums::{EndpointSums, OTHER, merged};
 use crate::control::{Control, ServiceNow};
 use crate::registry::LATENCY_BOUNDS_US;
-use evenkeel_core::end::Cause;
+use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Readiness;
 use evenkeel_wire::session::Leave;
 use prometheus_client::collector::Collector;
@@ -344,6 +344,39 @@ const METRICS: &[Metric] = &[
         read: |scrape, out| services(scrape, out, |s| s.sums.retries_refused, true),
     },
     Metric {
+        name: "evenkeel_limit_hits",
+        kind: Kind::Counter,
+        labels: "service, limit",
+        help: "How often a limit refused or ended something, by the name of its key (`descriptors`: the open files of the process)",
+        read: |scrape, out| {
+            scrape.services.iter().try_for_each(|s| {
+                let hits = Limit::ALL.iter().zip(s.sums.limits).filter(|&(_, n)| n > 0);
+                hits.into_iter().try_for_each(|(limit, n)| {
+                    out.count(vec![("service", s.name.as_str()), ("limit", limit.as_str())], n)
+                })
+            })
+        },
+    },
+    Metric {
+        name: "evenkeel_tls_handshakes",
+        kind: Kind::Counter,
+        labels: "service",
+        help: "TLS handshakes with clients that were completed; those that failed are sessions that ended with cause client-tls",
+        read: |scrape, out| services(scrape, out, |s| s.sums.handshakes, true),
+    },
+    Metric {
+        name: "evenkeel_certificate_expiry_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: "service",
+        help: "When the first of a service's certificates ends, seconds since 1970",
+        read: |scrape, out| {
+            scrape.services.iter().try_for_each(|s| match s.certificate_expires {
+                Some(at) => out.gauge(vec![("service", s.name.as_str())], at as f64),
+                None => Ok(()),
+            })
+        },
+    },
+    Metric {
         name: "evenkeel_share_ratio",
         kind: Kind::Gauge,
         labels: "service, endpoint",
@@ -398,7 +431,7 @@ const METRICS: &[Metric] = &[
         name: "evenkeel_events",
         kind: Kind::Counter,
         labels: "service, kind",
-        help: "Endpoint events: added, removed, ejected, readmitted, healthy, unhealthy, panic, calm, source-failed, source-recovered, drained, undrained",
+        help: "Endpoint events: added, removed, ejected, readmitted, healthy, unhealthy, panic, calm, source-failed, source-recovered, drained, undrained, certificate-renewed, certificate-failed",
         read: |scrape, out| {
             scrape
                 .events

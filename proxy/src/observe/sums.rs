@@ -1,7 +1,7 @@
 //! Sums over workers, and over endpoints that left.
 
 use crate::registry::{EndpointTally, LATENCY_BOUNDS_US, ServiceEntry, ServiceTally};
-use evenkeel_core::end::Cause;
+use evenkeel_core::end::{Cause, Limit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -91,6 +91,9 @@ pub struct Sums {
     pub(crate) turns_active: u64,
     pub(crate) failures: [u64; Cause::ALL.len()],
     pub(crate) ends: [u64; Cause::ALL.len()],
+    /// By `Limit`.
+    pub(crate) limits: [u64; Limit::ALL.len()],
+    pub(crate) handshakes: u64,
     /// By `Leave`.
     pub(crate) asked: [u64; 3],
     pub(crate) retries: u64,
@@ -112,6 +115,8 @@ impl Sums {
         add_all(&mut self.failures, &tally.failures);
         add_all(&mut self.ends, &tally.ends);
         add_all(&mut self.asked, &tally.asked);
+        add_all(&mut self.limits, &tally.limits);
+        self.handshakes += tally.handshakes.get();
     }
 }
 

@@ -3,20 +3,26 @@
 //! A listener belongs to one worker, so a new connection wakes one thread. Hashing connections onto
 //! workers (`SO_REUSEPORT`) would be the problem that evenkeel exists for, inside evenkeel.
 
+use super::arrive::Step;
 use super::client::Client;
 use super::complaints::Subject;
+use super::slab::Key;
 use super::socket::{self, Listener};
 use super::{Accepted, Command, LISTENERS, Listening, Timer, Worker};
-use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::time::Duration;
 use evenkeel_wire::session::{Context, Peer, Session};
 use mio::Token;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tracing::warn;
 
 /// Clients accepted in one turn of the loop; those who are served already come first.
 const ACCEPTS: usize = 64;
+/// Sessions of one worker that there is no room for, and that are told so; further ones are closed without
+/// a word.
+const MAX_REFUSED: usize = 256;
 /// Pause after the system ran out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -30,17 +36,17 @@ enum Accept {
 }
 
 impl Worker {
-    pub(super) fn listen(&mut self, service: u32, id: u32, mut socket: Listener) {
+    pub(super) fn listen(&mut self, id: u32, services: Arc<[u32]>, mut socket: Listener) {
         if self.draining.is_some() {
             return;
         }
         let free = self.listeners.iter().position(Option::is_none);
         let index = free.unwrap_or(self.listeners.len());
         if let Err(error) = socket.register(self.poll.registry(), Token(LISTENERS - index)) {
-            warn!(%error, service, "cannot watch a listener");
+            warn!(%error, "cannot watch a listener");
             return;
         }
-        let listening = Some(Listening { id, service, socket });
+        let listening = Some(Listening { id, services, socket });
         match self.listeners.get_mut(index) {
             Some(free) => *free = listening,
             None => self.listeners.push(listening),
@@ -48,14 +54,17 @@ impl Worker {
         self.accept(index);
     }
 
-    /// Stops to listen. Clients that wait in the queue would be reset, so they are taken first, unless
-    /// the socket goes on elsewhere.
-    pub(super) fn unlisten(&mut self, id: u32, moved: bool) {
+    pub(super) fn relisten(&mut self, id: u32, services: Arc<[u32]>) {
+        if let Some(listening) = self.listeners.iter_mut().flatten().find(|listening| listening.id == id) {
+            listening.services = services;
+        }
+    }
+
+    /// Stops to listen. Clients that wait in the queue would be reset, so they are taken first.
+    pub(super) fn unlisten(&mut self, id: u32) {
         let is_it = |l: &Option<Listening>| l.as_ref().is_some_and(|l| l.id == id);
         let Some(index) = self.listeners.iter().position(is_it) else { return };
-        if !moved {
-            while self.accept_one(index) == Accept::Took {}
-        }
+        while self.accept_one(index) == Accept::Took {}
         if let Some(mut listening) = self.listeners[index].take() {
             // There may be other handles to it, so closing this one does not end the watch.
             let _closes_anyway = listening.socket.deregister(self.poll.registry());
@@ -79,10 +88,15 @@ impl Worker {
 
     fn accept_one(&mut self, index: usize) -> Accept {
         let Some(Some(listening)) = self.listeners.get(index) else { return Accept::Empty };
-        let service = listening.service;
+        if !self.descriptors.has_room() {
+            self.descriptors_are_short(listening.services.first().copied());
+            return Accept::Pause;
+        }
+        let services = listening.services.clone();
         match listening.socket.accept() {
             Ok((stream, client, local)) => {
-                let accepted = Accepted { stream, client, local, service };
+                self.descriptors.take();
+                let accepted = Accepted { stream, client, local, services };
                 match self.least_loaded() {
                     Some(peer) => self.peers[peer].send(Command::Adopt(accepted)),
                     None => self.adopt(accepted),
@@ -113,57 +127,89 @@ impl Worker {
         Some(peer)
     }
 
+    /// Clients wait in the queue of the listener until sessions end; the admin API goes on.
+    fn descriptors_are_short(&mut self, service: Option<u32>) {
+        if let Some(Some(served)) = service.and_then(|service| self.services.get(service as usize)) {
+            served.tally.limits[Limit::Descriptors as usize].add(1);
+        }
+        if self.complaints.admit(self.now) {
+            warn!(
+                limit = self.descriptors.limit(),
+                "too many open files: clients are not accepted until some are closed; raise the limit (ulimit -n)"
+            );
+        }
+    }
+
     pub(super) fn adopt(&mut self, accepted: Accepted) {
-        let Accepted { mut stream, client, local, service } = accepted;
-        let Some(Some(served)) = self.services.get(service as usize) else { return };
-        let tally = &served.tally;
+        let Accepted { mut stream, client, local, services } = accepted;
+        let first = services.first().copied();
+        let Some((service, Some(served))) = first.and_then(|s| Some((s, self.services.get(s as usize)?.as_ref())))
+        else {
+            return self.descriptors.give();
+        };
+        let (tally, shared) = (served.tally.clone(), served.shared.clone());
         tally.accepted.add(1);
-        if self.draining.is_some() || !served.shared.admit() {
-            let cause = if self.draining.is_some() { Cause::Shutdown } else { Cause::Overload };
+        let turn_away = |worker: &mut Self, cause: Cause| {
             tally.ends[cause as usize].add(1);
-            let subject = Subject { service: &served.shared.config.name, client, endpoint: None };
-            self.complaints.hear(End { cause, phase: Phase::Detect }, &subject, self.now);
-            return;
+            let subject = Subject { service: &shared.config.name, client, endpoint: None, detail: None };
+            worker.complaints.hear(End { cause, phase: Phase::Detect }, &subject, worker.now);
+        };
+        if self.draining.is_some() {
+            self.descriptors.give();
+            return turn_away(self, Cause::Shutdown);
+        }
+        let others = (services.len() > 1).then_some(services);
+        let arrival = self.arrival(service, client.ip(), others);
+        let admitted = shared.admit();
+        if !admitted {
+            tally.limits[Limit::Sessions as usize].add(1);
+            if arrival.is_some() || self.refused >= MAX_REFUSED {
+                self.descriptors.give();
+                return turn_away(self, Cause::Overload);
+            }
         }
         let key = self.sessions.next_key();
         if let Err(error) = stream.register(self.poll.registry(), Token(key.bits() as usize)) {
             warn!(%error, "cannot watch a client connection");
             tally.ends[Cause::Local as usize].add(1);
-            served.shared.leave();
+            self.descriptors.give();
+            if admitted {
+                shared.leave();
+            }
             return;
         }
         tally.sessions.add(1);
-        let peer = Peer { client, local, tls: false };
-        let context = Context { settings: &served.shared.settings, peer: &peer, now: self.now, may_retry: false };
-        let session = Client {
-            stream,
-            service,
-            engine: Session::new(&context),
-            peer,
-            link: None,
-            turn: None,
-            pin: None,
-            input: Vec::new(),
-            offer: false,
-            to_client: super::buffer::SendBuf::default(),
-            to_link: super::buffer::SendBuf::default(),
-            readable: false,
-            writable: true,
-            closed: false,
-            eof: false,
-            finish_client: false,
-            finish_link: false,
-            queued: false,
-            leaving: None,
-            leave: None,
-            opened: self.now,
-            turns: 0,
-            armed: None,
+        let peer = Peer { client, local, tls: false, subject: None };
+        let context = Context::new(&shared.settings, &peer, self.now);
+        let engine = match (admitted, &arrival) {
+            (false, _) => Session::refused(&context),
+            (true, Some(_)) => Session::arriving(),
+            (true, None) => Session::new(&context),
         };
-        let key = self.sessions.insert(session);
+        // Behind a PROXY header is another address.
+        let source_is_known = arrival.as_ref().is_none_or(|arrival| arrival.step != Step::Proxy);
+        self.refused += usize::from(!admitted);
+        let key = self.sessions.insert(Client::new(stream, service, engine, peer, arrival, admitted, self.now));
         self.publish_load();
+        if admitted && source_is_known && !self.admit_source(key) {
+            self.refuse_arrived(key);
+        }
         self.leave_with_process(key);
         // A server may have to speak first; and timers are armed.
         self.touch(key);
+    }
+
+    /// The client's address has as many sessions as it may.
+    fn refuse_arrived(&mut self, key: Key) {
+        let Self { sessions, services, now, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return };
+        let Some(Some(served)) = services.get(client.service as usize) else { return };
+        if client.arrival.is_some() || self.refused >= MAX_REFUSED {
+            return self.remove_session(key, End { cause: Cause::Overload, phase: Phase::Detect }, false);
+        }
+        client.engine = Session::refused(&Context::new(&served.shared.settings, &client.peer, *now));
+        served.shared.leave();
+        client.admitted = false;
+        self.refused += 1;
     }
 }

@@ -1,5 +1,6 @@
 //! What the worker keeps of one client connection.
 
+use super::arrive::Arrival;
 use super::buffer::SendBuf;
 use super::slab::Key;
 use super::socket::Stream;
@@ -8,6 +9,7 @@ use evenkeel_core::endpoint::EndpointId;
 use evenkeel_core::picker::Ticket;
 use evenkeel_core::time::Instant;
 use evenkeel_wire::session::{Leave, Peer, Session, Want};
+use std::net::IpAddr;
 
 /// Endpoints remembered as tried for one turn.
 pub(super) const TRIED: usize = 4;
@@ -28,6 +30,10 @@ pub(super) struct Turn {
     pub(super) heard: bool,
     /// Waits in the pool's queue since `tried_at`.
     pub(super) queued: bool,
+    /// Waits to be let in until then.
+    pub(super) held: Option<Instant>,
+    /// Is one of the upgrades that the service may have.
+    pub(super) upgrade: bool,
     /// The next link must be a new one: a pooled one just failed.
     pub(super) fresh: bool,
     /// Tries made, the present one included.
@@ -47,6 +53,8 @@ impl Turn {
             first_byte: None,
             heard: false,
             queued: false,
+            held: None,
+            upgrade: false,
             fresh: false,
             tries: 1,
             tried: [EndpointId(0); TRIED],
@@ -87,6 +95,12 @@ pub(super) struct Client {
     pub(super) stream: Stream,
     pub(super) service: u32,
     pub(super) engine: Session,
+    /// What must come before the engine's protocol.
+    pub(super) arrival: Option<Box<Arrival>>,
+    /// It is one of those that the service may have; if not, it is being told so.
+    pub(super) admitted: bool,
+    /// The address for which it is counted.
+    pub(super) source: Option<IpAddr>,
     pub(super) peer: Peer,
     pub(super) link: Option<Key>,
     pub(super) turn: Option<Turn>,
@@ -117,4 +131,45 @@ pub(super) struct Client {
     pub(super) turns: u64,
     /// The earliest timer that is armed for it.
     pub(super) armed: Option<Instant>,
+}
+
+impl Client {
+    pub(super) fn new(
+        stream: Stream,
+        service: u32,
+        engine: Session,
+        peer: Peer,
+        arrival: Option<Box<Arrival>>,
+        admitted: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            stream,
+            service,
+            engine,
+            arrival,
+            admitted,
+            source: None,
+            peer,
+            link: None,
+            turn: None,
+            pin: None,
+            input: Vec::new(),
+            offer: false,
+            to_client: SendBuf::default(),
+            to_link: SendBuf::default(),
+            readable: false,
+            writable: true,
+            closed: false,
+            eof: false,
+            finish_client: false,
+            finish_link: false,
+            queued: false,
+            leaving: None,
+            leave: None,
+            opened: now,
+            turns: 0,
+            armed: None,
+        }
+    }
 }

@@ -24,6 +24,8 @@ pub(super) struct Subject<'a> {
     pub(super) service: &'a str,
     pub(super) client: SocketAddr,
     pub(super) endpoint: Option<&'a Address>,
+    /// What else there is to say, if anything.
+    pub(super) detail: Option<&'a str>,
 }
 
 impl Complaints {
@@ -36,17 +38,18 @@ impl Complaints {
         if !is_failure(end.cause) || !self.admit(now) {
             return;
         }
-        let Subject { service, client, endpoint } = subject;
+        let Subject { service, client, endpoint, detail } = subject;
         let endpoint = endpoint.map(tracing::field::display);
         let (cause, phase) = (end.cause.as_str(), end.phase.as_str());
         if is_clients(end.cause) {
-            info!(service, %client, endpoint, cause, phase, "refused");
+            info!(service, %client, endpoint, cause, phase, detail, "refused");
         } else {
-            warn!(service, %client, endpoint, cause, phase, "failed");
+            warn!(service, %client, endpoint, cause, phase, detail, "failed");
         }
     }
 
-    fn admit(&mut self, now: Instant) -> bool {
+    /// May another line be logged in this window?
+    pub(super) fn admit(&mut self, now: Instant) -> bool {
         if now >= self.ends {
             if self.unsaid > 0 {
                 warn!(unsaid = self.unsaid, "more failures than are logged; metrics have them all");
@@ -71,7 +74,7 @@ fn is_failure(cause: Cause) -> bool {
 
 /// Is the client to blame?
 pub(super) fn is_clients(cause: Cause) -> bool {
-    matches!(cause, Cause::ClientProtocol | Cause::ClientLimit | Cause::ClientTimeout)
+    matches!(cause, Cause::ClientProtocol | Cause::ClientTls | Cause::ClientLimit | Cause::ClientTimeout)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ impl Worker {
                 && let Some(Some(served)) = self.services.get(client.service as usize)
             {
                 let (service, client) = (&*served.shared.config.name, client.peer.client);
-                self.complaints.hear(end, &Subject { service, client, endpoint: None }, self.now);
+                self.complaints.hear(end, &Subject { service, client, endpoint: None, detail: None }, self.now);
             }
             client.leaving = Some(Leaving { end, abort, linger, lingering: false, until });
         }
@@ -39,7 +39,7 @@ impl Worker {
         let linger = super::drive::until(self.now, LINGER);
         let Some(client) = self.sessions.get_mut(key) else { return };
         let Some(leaving) = &mut client.leaving else { return };
-        if !client.to_client.unsent().is_empty() {
+        if !client.to_client.unsent().is_empty() || client.stream.holds_output() {
             return self.rearm(key);
         }
         if leaving.abort || client.eof || !leaving.linger {
@@ -85,9 +85,12 @@ impl Worker {
     /// Closes a session and forgets it; every session ends here, once.
     pub(super) fn remove_session(&mut self, key: Key, end: End, abort: bool) {
         self.end_turn(key, TurnEnd { fate: LinkFate::Close, status: None, failure: Some(end), log: None });
-        let Some(client) = self.sessions.remove(key) else { return };
+        let Some(mut client) = self.sessions.remove(key) else { return };
+        self.descriptors.give();
         if abort {
             client.stream.abort_on_close();
+        } else {
+            client.stream.goodbye();
         }
         if let Some(link) = client.link {
             self.remove_link(link);
@@ -99,8 +102,14 @@ impl Worker {
         if let Some(Some(served)) = self.services.get(client.service as usize) {
             served.tally.sessions.sub(1);
             served.tally.ends[end.cause as usize].add(1);
-            served.shared.leave();
+            if client.admitted {
+                served.shared.leave();
+            }
+            if let Some(source) = client.source {
+                served.shared.leave_source(source);
+            }
         }
+        self.refused -= usize::from(!client.admitted);
         self.forget_if_gone(client.service);
         self.publish_load();
     }

@@ -52,6 +52,10 @@ impl Worker {
             Some(client) => client.queued = false,
             None => return,
         }
+        self.arrive(key, scratch);
+        if self.sessions.get(key).is_none_or(|client| client.arrival.is_some()) {
+            return;
+        }
         let mut budget = BUDGET;
         self.carry_out(key, Tails::default());
         loop {
@@ -169,7 +173,7 @@ impl Worker {
         let Some(client) = sessions.get_mut(key) else { return (0, false) };
         let Some(Some(served)) = services.get(client.service as usize) else { return (0, false) };
         let in_turn = client.turn.is_some();
-        let context = Context { settings: &served.shared.settings, peer: &client.peer, now: *now, may_retry: false };
+        let context = Context::new(&served.shared.settings, &client.peer, *now);
         let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
         let consumed = client.engine.client_data(input, &mut io, &context);
         let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
@@ -221,7 +225,7 @@ impl Worker {
         let Self { sessions, services, links, pool, now, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
-        let context = Context { settings: &served.shared.settings, peer: &client.peer, now: *now, may_retry };
+        let context = Context { may_retry, ..Context::new(&served.shared.settings, &client.peer, *now) };
         let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
         let consumed = client.engine.link_data(input, &mut io, &context);
         let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
@@ -263,7 +267,8 @@ impl Worker {
         let Self { sessions, services, pool, now, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
-        let context = Context { settings: &served.shared.settings, peer: &client.peer, now: *now, may_retry: false };
+        let link_backlog = !client.to_link.unsent().is_empty();
+        let context = Context { link_backlog, ..Context::new(&served.shared.settings, &client.peer, *now) };
         let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
         call(&mut client.engine, &mut io, &context);
         // Calls without input have no tail.
@@ -282,6 +287,7 @@ impl Worker {
                 }
                 Output::Answered(status) => self.answered(key, status),
                 Output::Retry => self.retry_refused(key),
+                Output::Limit(limit) => self.note_limit(key, limit),
                 Output::Tunnel => self.tunnel(key),
                 Output::Turn(end) => {
                     // The last bytes of a request must reach the link before it changes hands.
@@ -312,15 +318,18 @@ impl Worker {
         if tail.len() <= SMALL && !client.to_client.bytes.is_empty() {
             client.to_client.bytes.extend_from_slice(std::mem::take(&mut tail));
         }
-        while client.writable && (client.to_client.sent < client.to_client.bytes.len() || !tail.is_empty()) {
+        let stream = &mut client.stream;
+        while client.writable
+            && (client.to_client.sent < client.to_client.bytes.len() || !tail.is_empty() || stream.holds_output())
+        {
             let head = client.to_client.unsent();
             let want = head.len() + tail.len();
-            match client.stream.write(head, tail) {
+            match stream.write(head, tail) {
                 Ok(n) => {
                     let from_head = n.min(head.len());
                     tail = &tail[n - from_head..];
                     client.to_client.advance(from_head);
-                    client.writable = n == want;
+                    client.writable = n == want && !stream.holds_output();
                     total += n;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => client.writable = false,
@@ -363,7 +372,10 @@ impl Worker {
         if tail.len() <= SMALL && !out.bytes.is_empty() {
             out.bytes.extend_from_slice(std::mem::take(&mut tail));
         }
-        while link.writable && !link.broken && (out.sent < out.bytes.len() || !tail.is_empty()) {
+        while link.writable
+            && !link.broken
+            && (out.sent < out.bytes.len() || !tail.is_empty() || link.stream.holds_output())
+        {
             let head = out.unsent();
             let want = head.len() + tail.len();
             match link.stream.write(head, tail) {
@@ -371,7 +383,7 @@ impl Worker {
                     let from_head = n.min(head.len());
                     tail = &tail[n - from_head..];
                     out.advance(from_head);
-                    link.writable = n == want;
+                    link.writable = n == want && !link.stream.holds_output();
                     total += n;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => link.writable = false,
@@ -415,9 +427,11 @@ impl Worker {
         let engine = client.engine.poll_timeout(&served.shared.settings).map(|(at, _)| at);
         let queue =
             client.turn.as_ref().filter(|t| t.queued).map(|t| t.tried_at + served.shared.config.limits.queue_timeout);
+        let held = client.turn.as_ref().and_then(|turn| turn.held);
+        let arrival = client.arrival.as_ref().map(|arrival| arrival.since + served.shared.config.timeouts.header);
         let leaving = client.leaving.map(|l| l.until);
         let asked = client.leave.map(|(at, _)| at);
-        let due = [engine, queue, leaving, asked].into_iter().flatten().min();
+        let due = [engine, queue, held, arrival, leaving, asked].into_iter().flatten().min();
         if let Some(due) = due
             && client.armed.is_none_or(|armed| due < armed)
         {
@@ -437,6 +451,18 @@ impl Worker {
         if client.leaving.is_some_and(|l| l.until <= now) {
             return self.patience_ends(key);
         }
+        if let Some(arrival) = &client.arrival {
+            let limit = self.services[client.service as usize].as_ref().map(|s| s.shared.config.timeouts.header);
+            if limit.is_some_and(|limit| arrival.since + limit <= now) {
+                return self.arrival_late(key);
+            }
+            return self.touch(key);
+        }
+        if let Some(turn) = client.turn.as_mut().filter(|turn| turn.held.is_some_and(|at| at <= now)) {
+            turn.held = None;
+            self.acquire(key);
+        }
+        let Some(client) = self.sessions.get(key) else { return };
         if let Some(turn) = client.turn.as_ref().filter(|t| t.queued) {
             let limit = self.services[client.service as usize].as_ref().map(|s| s.shared.config.limits.queue_timeout);
             if limit.is_some_and(|limit| turn.tried_at + limit <= now) {

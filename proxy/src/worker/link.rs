@@ -29,6 +29,10 @@ pub(super) struct Link {
     pub(super) state: LinkState,
     /// Whose turn it serves; `None` while idle or warming.
     pub(super) session: Option<Key>,
+    /// What comes before the protocol (PROXY header, TLS) has begun.
+    pub(super) introduced: bool,
+    /// It named its session's client: no other session may use it, but this one may go elsewhere.
+    pub(super) own: bool,
     /// Turns it has served, the present one not counted.
     pub(super) turns: u32,
     /// The kernel may have bytes for us.

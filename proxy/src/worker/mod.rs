@@ -9,31 +9,37 @@
 //! * `drive`: sockets to engine and back, one session at a time
 //! * `turn`: choosing endpoints, taking and returning links, trying again
 //! * `accept`: new clients, given to the worker that has least
+//! * `arrive`: what comes before their protocol: PROXY header, TLS
 //! * `shed`: asking sessions to go: the process leaves, an endpoint does, or has too many
 //! * `depart`: ending
 
 mod accept;
+mod arrive;
 mod buffer;
 mod client;
 mod complaints;
 mod depart;
+pub(crate) mod descriptors;
 mod drive;
 mod link;
 mod shed;
 mod slab;
 pub(crate) mod socket;
+mod tls;
 mod turn;
 mod wheel;
 
 use self::buffer::Pool;
 use self::client::Client;
 use self::complaints::Complaints;
+use self::descriptors::Descriptors;
 use self::link::{EndpointPool, Link, LinkState};
 use self::slab::{Key, Slab};
 use self::socket::{Listener, Stream};
 use self::wheel::Wheel;
 use crate::registry::{Heartbeat, ServiceTally};
 use crate::service::Service;
+use evenkeel_core::admission::Gate;
 use evenkeel_core::balancer::Shed;
 use evenkeel_core::endpoint::{Endpoint, EndpointId};
 use evenkeel_core::picker::{Notice, Picker};
@@ -69,10 +75,12 @@ pub(crate) enum Command {
     Serve(Arc<Service>),
     /// The service is gone: its sessions have this time.
     Remove(u32, std::time::Duration),
-    /// Accept clients for a service; the second number names the listener.
-    Listen(u32, u32, Listener),
-    /// Accept no more there, once what waits is served; `true`: what waits is for whoever listens there now.
-    Unlisten(u32, bool),
+    /// Accept clients; the number names the listener.
+    Listen(u32, Arc<[u32]>, Listener),
+    /// Who connects there is for these services from now on.
+    Relisten(u32, Arc<[u32]>),
+    /// Accept no more there, once what waits is served.
+    Unlisten(u32),
     /// Log requests there from now on, or not.
     Access(Option<crate::observe::access::AccessLog>),
     /// Pick from this snapshot from now on.
@@ -101,7 +109,8 @@ pub(crate) struct Accepted {
     stream: Stream,
     client: SocketAddr,
     local: SocketAddr,
-    service: u32,
+    /// The services that listen there; the first is for who asks for none by name.
+    services: Arc<[u32]>,
 }
 
 /// Something that the control thread should know at once.
@@ -144,6 +153,8 @@ struct Served {
     /// Turns waiting in the queues of all pools.
     waiting: usize,
     budget: RetryBudget,
+    /// Through which sessions that are upgraded come in.
+    gate: Gate,
     /// A link of this service has stayed open after its turn. Endpoints that close
     /// after each answer are not warmed: one that serves a single connection at a
     /// time would wait for a request on the warm link, and nobody else be served.
@@ -189,7 +200,7 @@ enum Timer {
 #[derive(Debug)]
 struct Listening {
     id: u32,
-    service: u32,
+    services: Arc<[u32]>,
     socket: Listener,
 }
 
@@ -212,6 +223,9 @@ pub(crate) struct Worker {
     links: Slab<Link>,
     pool: Pool,
     wheel: Wheel<Timer>,
+    descriptors: Arc<Descriptors>,
+    /// Sessions that there is no room for, and that are being told so.
+    refused: usize,
     /// Sessions to drive this turn.
     touched: VecDeque<Key>,
     scratch: Box<[u8]>,
@@ -226,6 +240,7 @@ pub(crate) struct Spawn {
     pub(crate) peers: Arc<[Arc<Handle>]>,
     pub(crate) facts: tokio::sync::mpsc::Sender<Fact>,
     pub(crate) access: Option<crate::observe::access::AccessLog>,
+    pub(crate) descriptors: Arc<Descriptors>,
     pub(crate) origin: std::time::Instant,
     pub(crate) seed: u64,
 }
@@ -258,6 +273,8 @@ impl Worker {
             links: Slab::new(),
             pool: Pool::default(),
             wheel: Wheel::new(now),
+            descriptors: spawn.descriptors,
+            refused: 0,
             touched: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
             draining: None,
@@ -327,9 +344,9 @@ impl Worker {
         link.closed |= event.is_read_closed() || event.is_error();
         match (link.state, link.session) {
             // Nothing was asked, so this is EOF or something that must not reach a later turn.
-            (LinkState::Idle, _) if link.readable => self.remove_link(key),
+            (LinkState::Idle, _) if link.readable && !link.is_quiet() => self.remove_link(key),
             (LinkState::Idle, _) => {}
-            (LinkState::Connecting, _) if link.writable || link.closed => self.connected(key),
+            (LinkState::Connecting, _) if link.writable || link.readable => self.connected(key),
             (LinkState::Connecting, _) => {}
             (LinkState::Busy, Some(session)) => self.touch(session),
             (LinkState::Busy, None) => self.remove_link(key),
@@ -362,8 +379,9 @@ impl Worker {
             match command {
                 Command::Serve(service) => self.serve(service),
                 Command::Remove(service, grace) => self.remove_service(service, grace),
-                Command::Listen(service, id, listener) => self.listen(service, id, listener),
-                Command::Unlisten(id, moved) => self.unlisten(id, moved),
+                Command::Listen(id, services, listener) => self.listen(id, services, listener),
+                Command::Relisten(id, services) => self.relisten(id, services),
+                Command::Unlisten(id) => self.unlisten(id),
                 Command::Access(access) => self.access = access,
                 Command::Publish(service, picker) => self.publish(service, picker),
                 Command::Leave(service, endpoint) => self.endpoint_leaves(service, &endpoint),
@@ -404,6 +422,7 @@ impl Worker {
             by_endpoint: HashMap::default(),
             waiting: 0,
             budget: budget(),
+            gate: Gate::new(self.now),
             warms: false,
             leaves_by: None,
             shared: service,

@@ -18,9 +18,11 @@ use super::socket::{self, Stream};
 use super::{LINK_BIT, Served, Timer, Worker};
 use crate::observe::access::AccessRecord;
 use crate::registry::EndpointTally;
-use evenkeel_core::end::Cause;
+use evenkeel_core::admission::Admission;
+use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::picker::{Ask, Outcome, Picker, Scope};
+use evenkeel_wire::edge::put_proxy_header;
 use evenkeel_wire::session::{LinkError, LinkFate, TurnEnd, Want};
 use mio::Token;
 use std::sync::Arc;
@@ -44,9 +46,74 @@ impl Worker {
         client.turn = Some(Turn::new(want, self.now));
         client.to_link.keep = want.idempotent;
         client.to_link.dropped = false;
-        if !self.use_kept(key) {
+        if want.upgrade && !self.let_in(key) {
+            return;
+        }
+        let own = self.sessions.get(key).and_then(|client| self.links.get(client.link?)).is_some_and(|link| link.own);
+        if own || !self.use_kept(key) {
             self.acquire(key);
         }
+    }
+
+    /// An upgrade begins what lasts: there may be only so many, and only so many at once. False: it waits,
+    /// or was told to come back.
+    fn let_in(&mut self, key: Key) -> bool {
+        let workers = self.peers.len().max(1) as f64;
+        let Self { sessions, services, rng, now, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return false };
+        let Some(turn) = client.turn.as_mut() else { return false };
+        let Some(Some(served)) = services.get_mut(client.service as usize) else { return false };
+        let limits = &served.shared.config.limits;
+        turn.upgrade = served.shared.admit_upgrade();
+        if !turn.upgrade {
+            served.tally.limits[Limit::Upgrades as usize].add(1);
+            self.refuse(key, LinkError::Later(1));
+            return false;
+        }
+        let Some(rate) = limits.upgrade_rate else { return true };
+        // A service without endpoints refuses by itself.
+        let rate = rate * served.picker.size().max(1) as f64 / workers;
+        match served.gate.ask(rate, limits.upgrade_wait, rng, *now) {
+            Admission::Now => true,
+            Admission::At(at) => {
+                turn.held = Some(at);
+                self.rearm(key);
+                false
+            }
+            Admission::Later(seconds) => {
+                served.tally.limits[Limit::UpgradeRate as usize].add(1);
+                self.refuse(key, LinkError::Later(seconds));
+                false
+            }
+        }
+    }
+
+    /// Somebody ran into a limit.
+    pub(super) fn note_limit(&mut self, key: Key, limit: Limit) {
+        if let Some(client) = self.sessions.get(key)
+            && let Some(Some(served)) = self.services.get(client.service as usize)
+        {
+            served.tally.limits[limit as usize].add(1);
+        }
+    }
+
+    /// Do links to this session's endpoints begin with a header that names its client?
+    fn sends_proxy(&self, key: Key) -> bool {
+        let client = self.sessions.get(key);
+        let served = client.and_then(|client| self.services.get(client.service as usize)?.as_ref());
+        served.is_some_and(|served| served.shared.config.upstream.send_proxy.is_some())
+    }
+
+    /// Uses the session's own link, if it goes to the endpoint that was picked; drops it otherwise.
+    fn use_own(&mut self, key: Key, pool: u32) -> bool {
+        let Some(link_key) = self.sessions.get_mut(key).and_then(|client| client.link.take()) else { return false };
+        let Some(link) = self.links.get_mut(link_key) else { return false };
+        if link.pool == pool && link.state == LinkState::Busy && link.is_clean() {
+            self.attach(key, link_key);
+            return true;
+        }
+        self.remove_link(link_key);
+        false
     }
 
     /// Uses the link that the session kept from its last turn, if the endpoint is still in use.
@@ -92,7 +159,11 @@ impl Worker {
             turn.pool = pool_index;
             turn.tried_at = self.now;
             let fresh = turn.fresh;
-            if !fresh && let Some(link_key) = self.pop_idle(index, pool_index) {
+            if self.sends_proxy(key) {
+                if self.use_own(key, pool_index) {
+                    return;
+                }
+            } else if !fresh && let Some(link_key) = self.pop_idle(index, pool_index) {
                 return self.attach(key, link_key);
             }
             let Some(pool) = self.pool_mut(index, pool_index) else { return };
@@ -134,6 +205,7 @@ impl Worker {
     fn enqueue(&mut self, key: Key, service: u32, pool: u32) {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         if served.waiting >= served.shared.config.limits.queue {
+            served.tally.limits[Limit::Queue as usize].add(1);
             return self.refuse(key, LinkError::Overload);
         }
         if let Some(client) = self.sessions.get_mut(key)
@@ -150,6 +222,7 @@ impl Worker {
     /// The session's time in a queue is over.
     pub(super) fn give_up_waiting(&mut self, key: Key) {
         self.unqueue(key);
+        self.note_limit(key, Limit::QueueTime);
         self.refuse(key, LinkError::Overload);
         self.carry_out(key, super::drive::Tails::default());
     }
@@ -186,6 +259,7 @@ impl Worker {
         let mut stream = Stream::connect(&entry.endpoint.address).map_err(failed)?;
         let token = Token((self.links.next_key().bits() | LINK_BIT) as usize);
         stream.register(self.poll.registry(), token).map_err(|_| Failed::Local)?;
+        self.descriptors.take();
         entry.open += 1;
         entry.tally.connects.add(1);
         entry.tally.links.add(1);
@@ -195,6 +269,8 @@ impl Worker {
             pool,
             state: LinkState::Connecting,
             session,
+            introduced: false,
+            own: false,
             turns: 0,
             readable: false,
             writable: false,
@@ -209,24 +285,83 @@ impl Worker {
         Ok(key)
     }
 
-    /// A connecting link became writable, or failed.
+    /// A connecting link became writable, got an answer to its handshake, or failed.
     pub(super) fn connected(&mut self, key: Key) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let failed = if link.closed { link.stream.take_error().unwrap_or_else(Some) } else { None };
-        match (failed, link.session) {
-            (Some(error), _) => {
-                let failed = match socket::is_local(&error) {
-                    true => Failed::Local,
-                    false => Failed::Endpoint(Cause::ConnectFailed),
-                };
-                self.connect_failed(key, failed);
+        let failed = match link.closed && link.stream.tls().is_none() {
+            true => link.stream.take_error().unwrap_or_else(Some),
+            false => None,
+        };
+        let up = match failed {
+            Some(error) => Err((Cause::ConnectFailed, error)),
+            None if !link.writable && link.stream.tls().is_none() => return,
+            None => self.shake_hands(key),
+        };
+        match up {
+            Ok(false) => {}
+            Ok(true) => match self.links.get(key).and_then(|link| link.session) {
+                Some(session) => {
+                    self.attach(session, key);
+                    self.touch(session);
+                }
+                None => self.release(key),
+            },
+            Err((_, error)) if socket::is_local(&error) => self.connect_failed(key, Failed::Local),
+            Err((cause, error)) => {
+                if cause == Cause::EndpointTls {
+                    self.complain_of_tls(key, &error);
+                }
+                self.connect_failed(key, Failed::Endpoint(cause));
             }
-            (None, Some(session)) => {
-                self.attach(session, key);
-                self.touch(session);
-            }
-            (None, None) => self.release(key),
         }
+    }
+
+    /// What comes before the protocol on a new link: a PROXY header, TLS. True: both are done.
+    fn shake_hands(&mut self, key: Key) -> Result<bool, (Cause, std::io::Error)> {
+        let Self { links, services, sessions, .. } = self;
+        let Some(link) = links.get_mut(key) else { return Ok(false) };
+        let Some(Some(served)) = services.get(link.service as usize) else { return Ok(false) };
+        let config = &served.shared.config.upstream;
+        if !std::mem::replace(&mut link.introduced, true) {
+            if let Some(version) = config.send_proxy {
+                let peer = link.session.and_then(|session| sessions.get(session)).map(|client| &client.peer);
+                let known = peer.filter(|peer| peer.client != socket::NO_ADDRESS);
+                let mut header = Vec::new();
+                put_proxy_header(&mut header, version, known.map(|peer| (peer.client, peer.local)));
+                let sent = link.stream.write(&header, &[]).map_err(|error| (Cause::ConnectFailed, error))?;
+                if sent < header.len() {
+                    // The buffer of a new socket is empty; whatever this is, it is no connection.
+                    return Err((Cause::ConnectFailed, std::io::ErrorKind::WriteZero.into()));
+                }
+            }
+            if let Some(tls) = &served.shared.upstream_tls {
+                let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
+                let Some(address) = pool.map(|pool| &pool.endpoint.address) else { return Ok(false) };
+                let started = link.stream.connect_tls(tls.config.clone(), tls.name_of(address));
+                started.map_err(|error| (Cause::EndpointTls, error))?;
+            }
+        }
+        let done = link.stream.handshake().map_err(|error| (Cause::EndpointTls, error))?;
+        if link.stream.tls().is_some() {
+            // Bytes behind the handshake, if there are any, are in its buffers.
+            link.readable = done;
+            link.writable = !link.stream.holds_output();
+        }
+        Ok(done)
+    }
+
+    fn complain_of_tls(&mut self, key: Key, error: &std::io::Error) {
+        let Some(link) = self.links.get(key) else { return };
+        let Some(Some(served)) = self.services.get(link.service as usize) else { return };
+        let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
+        let client = link.session.and_then(|session| self.sessions.get(session));
+        let subject = Subject {
+            service: &served.shared.config.name,
+            client: client.map_or(socket::NO_ADDRESS, |client| client.peer.client),
+            endpoint: pool.map(|pool| &pool.endpoint.address),
+            detail: Some(&error.to_string()),
+        };
+        self.complaints.hear(End { cause: Cause::EndpointTls, phase: Phase::Connect }, &subject, self.now);
     }
 
     fn connect_failed(&mut self, key: Key, failed: Failed) {
@@ -289,6 +424,7 @@ impl Worker {
         }
         if !served.budget.try_withdraw(self.now) {
             served.tally.retries_refused.add(1);
+            served.tally.limits[Limit::RetryBudget as usize].add(1);
             return false;
         }
         served.tally.retries.add(1);
@@ -450,13 +586,16 @@ impl Worker {
         client.to_link.clear(&mut self.pool);
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         served.tally.turns_active.sub(1);
+        if turn.upgrade {
+            served.shared.leave_upgrade();
+        }
         if let Some(failure) = end.failure {
             served.tally.failures[failure.cause as usize].add(1);
             if !is_clients(failure.cause) {
                 let pool = served.pools.get(turn.pool as usize).and_then(Option::as_ref);
                 let endpoint = pool.filter(|_| turn.ticket.is_some()).map(|p| &p.endpoint.address);
                 let (service, client) = (&*served.shared.config.name, client.peer.client);
-                self.complaints.hear(failure, &Subject { service, client, endpoint }, now);
+                self.complaints.hear(failure, &Subject { service, client, endpoint, detail: None }, now);
             }
         }
         let outcome = outcome(&turn, &end, now);
@@ -482,9 +621,13 @@ impl Worker {
             self.report(service, notice);
         }
         let Some(link_key) = link else { return };
-        match (end.fate, self.links.get_mut(link_key)) {
-            (LinkFate::Keep, Some(link)) if sent_all && link.is_clean() => link.turns += 1,
-            (LinkFate::Reuse, Some(link)) if sent_all && link.is_clean() && link.state == LinkState::Busy => {
+        let own = self.sends_proxy(key);
+        let usable = sent_all && end.fate != LinkFate::Close;
+        let link = self.links.get_mut(link_key).and_then(|link| (usable && link.is_clean()).then_some(link));
+        match (end.fate, link) {
+            (LinkFate::Keep, Some(link)) => link.turns += 1,
+            (LinkFate::Reuse, Some(link)) if own => (link.own, link.turns) = (true, link.turns + 1),
+            (LinkFate::Reuse, Some(link)) if link.state == LinkState::Busy => {
                 link.turns += 1;
                 self.clear_link(key);
                 self.release(link_key);
@@ -539,7 +682,9 @@ impl Worker {
 
     /// Closes a link and forgets it.
     pub(super) fn remove_link(&mut self, key: Key) {
-        let Some(link) = self.links.remove(key) else { return };
+        let Some(mut link) = self.links.remove(key) else { return };
+        self.descriptors.give();
+        link.stream.goodbye();
         let service = link.service;
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         let Some(Some(pool)) = served.pools.get_mut(link.pool as usize) else { return };
@@ -612,7 +757,8 @@ impl Worker {
     /// Has a link ready for the first turn of a new endpoint.
     pub(super) fn warm(&mut self, service: u32, endpoint: &Arc<Endpoint>) {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
-        if !served.warms || self.draining.is_some() {
+        let alone = served.shared.config.upstream.send_proxy.is_some();
+        if !served.warms || alone || self.draining.is_some() {
             return;
         }
         let pool = served.pool_for(endpoint);
@@ -671,8 +817,18 @@ impl Served {
 
 impl Link {
     /// Nothing speaks against another turn on it.
-    fn is_clean(&self) -> bool {
-        !self.closed && !self.broken && !self.dirty && !self.readable && self.input.is_empty()
+    fn is_clean(&mut self) -> bool {
+        !self.closed && !self.broken && !self.dirty && self.is_quiet() && self.input.is_empty()
+    }
+
+    /// The endpoint has said nothing more. What the kernel has may be TLS talking to itself: session
+    /// tickets come when they like.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        if self.readable && self.stream.tls().is_some() {
+            let nothing = self.stream.read(&mut [0]);
+            self.readable = !matches!(nothing, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        }
+        !self.readable
     }
 }
 
@@ -691,6 +847,7 @@ fn outcome(turn: &Turn, end: &TurnEnd, now: evenkeel_core::time::Instant) -> Out
             | Cause::ConnectTimeout
             | Cause::EndpointClosed
             | Cause::EndpointProtocol
+            | Cause::EndpointTls
             | Cause::EndpointTimeout,
         ) => Outcome::Failure(took, None),
         Some(Cause::ClientClosed) if turn.first_byte.is_none() => Outcome::Cancelled(took),

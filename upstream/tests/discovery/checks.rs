@@ -1,7 +1,7 @@
 //! Active checks against servers that pass, fail and hang.
 
 use crate::service::Service;
-use evenkeel_upstream::check::{Config, Kind};
+use evenkeel_upstream::check::{Config, Dial, Kind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 fn config(kind: Kind) -> Option<Config> {
     let every = Duration::from_millis(20);
-    Some(Config { kind, every, timeout: Duration::from_millis(200), unhealthy: 3, healthy: 2 })
+    Some(Config { kind, every, timeout: Duration::from_millis(200), unhealthy: 3, healthy: 2, dial: Dial::default() })
 }
 
 fn http() -> Option<Config> {

@@ -71,7 +71,8 @@ impl Service {
     /// Waits until the source complains of this.
     pub async fn complains(&self, of: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.pump.sources()[0].error.as_ref().is_some_and(|error| error.contains(of)) {
+        let complains = || self.pump.sources().iter().any(|s| s.error.as_ref().is_some_and(|error| error.contains(of)));
+        while !complains() {
             assert!(Instant::now() < deadline, "no complaint of {of:?}: {:?}", self.pump.sources());
             sleep(Duration::from_millis(5)).await;
         }
@@ -79,7 +80,7 @@ impl Service {
 
     /// The source has nothing to complain of.
     pub fn is_well(&self) -> bool {
-        self.pump.sources()[0].error.is_none()
+        self.pump.sources().iter().all(|source| source.error.is_none())
     }
 
     /// The facts so far that are about health.
