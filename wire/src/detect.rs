@@ -1,5 +1,6 @@
 //! Which protocol does a client speak? Decided from its first bytes.
 
+use crate::edge::{Found, begins};
 use memchr::memchr;
 
 /// What the bytes seen so far say.
@@ -7,6 +8,9 @@ use memchr::memchr;
 pub enum Verdict {
     /// An HTTP/1 request line.
     Http1,
+    /// A PROXY header from somebody who is not trusted to send one: whoever believed it behind us would
+    /// believe anybody.
+    Proxy,
     /// Something that is passed on unread: TLS, HTTP/2 (until there is an engine for it), the rest.
     Opaque,
     /// Could still become a request line.
@@ -38,6 +42,11 @@ const METHODS: [&[u8]; 17] = [
 /// Looks at the first bytes of a client. Empty lines before a request line are tolerated, as RFC
 /// 9112, section 2.2, asks of servers.
 pub fn detect(bytes: &[u8]) -> Verdict {
+    match begins(bytes) {
+        Found::Whole(()) => return Verdict::Proxy,
+        Found::Partial => return Verdict::Undecided,
+        Found::Wrong => {}
+    }
     let mut bytes = bytes;
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
         bytes = rest;
@@ -91,6 +100,12 @@ mod tests {
             (b"\x16\x03\x01\x02\x00", Verdict::Opaque),
             (b"\0", Verdict::Opaque),
             (b"SSH-2.0-x\r\n", Verdict::Opaque),
+            (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", Verdict::Proxy),
+            (b"PROXY UNKNOWN\r\n", Verdict::Proxy),
+            (b"\r\n\r\n\0\r\nQUIT\n!\x11", Verdict::Proxy),
+            (b"\r\n\r\n\0\r\nQUIET", Verdict::Opaque),
+            (b"PROXY", Verdict::Undecided),
+            (b"PROXY me\r\n", Verdict::Opaque),
             (b"get / HTTP/1.1", Verdict::Opaque),
             (b"GETTING / HTTP/1.1", Verdict::Opaque),
         ] {
@@ -100,14 +115,20 @@ mod tests {
 
     #[test]
     fn more_bytes_never_change_a_decision() {
-        let line = b"\r\nPROPFIND https://a.example/x HTTP/1.1\r\n";
-        let mut decided = None;
-        for end in 0..=line.len() {
-            let verdict = detect(&line[..end]);
-            if verdict != Verdict::Undecided {
-                assert_eq!(*decided.get_or_insert(verdict), verdict, "at {end}");
+        for (line, verdict) in [
+            (&b"\r\nPROPFIND https://a.example/x HTTP/1.1\r\n"[..], Verdict::Http1),
+            (b"PROXY TCP6 ::1 ::1 1 2\r\n", Verdict::Proxy),
+            (b"\r\n\r\n\0\r\nQUIT\n!!\0\x24", Verdict::Proxy),
+            (b"PROXIES ARE HERE\r\n", Verdict::Opaque),
+        ] {
+            let mut decided = None;
+            for end in 0..=line.len() {
+                let verdict = detect(&line[..end]);
+                if verdict != Verdict::Undecided {
+                    assert_eq!(*decided.get_or_insert(verdict), verdict, "at {end}");
+                }
             }
+            assert_eq!(decided, Some(verdict));
         }
-        assert_eq!(decided, Some(Verdict::Http1));
     }
 }

@@ -34,6 +34,18 @@ pub struct ProxyHeader {
     pub addresses: Option<(SocketAddr, SocketAddr)>,
 }
 
+/// Do these bytes begin a PROXY header, well formed or not?
+pub(crate) fn begins(input: &[u8]) -> Found<()> {
+    let marks: [&[u8]; 3] = [V2_MAGIC, b"PROXY TCP", b"PROXY UNKNOWN"];
+    if marks.iter().any(|mark| input.starts_with(mark)) {
+        Found::Whole(())
+    } else if !input.is_empty() && marks.iter().any(|mark| mark.starts_with(input)) {
+        Found::Partial
+    } else {
+        Found::Wrong
+    }
+}
+
 /// Reads a PROXY header at the beginning of `input`.
 pub fn proxy_header(input: &[u8]) -> Found<ProxyHeader> {
     let magic = input.len().min(V2_MAGIC.len());

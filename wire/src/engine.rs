@@ -104,6 +104,11 @@ impl Session {
                         }
                     }
                     Verdict::Opaque => self.become_tunnel(link.0, context),
+                    Verdict::Proxy => {
+                        self.unask(link);
+                        self.over(End { cause: Cause::ClientProtocol, phase: Phase::Detect });
+                        return input.len();
+                    }
                 }
                 self.client_data(input, io, context)
             }
@@ -112,7 +117,7 @@ impl Session {
             Engine::WebSocket(socket) => socket.client_data(input, io, &mut self.outputs, context),
             Engine::Refused(_) => match detect(input) {
                 Verdict::Undecided => 0,
-                Verdict::Opaque => {
+                Verdict::Opaque | Verdict::Proxy => {
                     self.over(REFUSED);
                     input.len()
                 }
@@ -339,12 +344,16 @@ impl Session {
         }
     }
 
-    fn become_http1(&mut self, (asked, linked): (bool, bool), context: &Context<'_>) {
+    /// A link was opened in vain. If it is still opening, somebody else can have it.
+    fn unask(&mut self, (asked, linked): (bool, bool)) {
         if asked {
-            // A link was opened in vain. If it is still opening, somebody else can have it.
             let fate = if linked { LinkFate::Reuse } else { LinkFate::Close };
             self.outputs.turn(TurnEnd { fate, status: None, failure: None, log: None });
         }
+    }
+
+    fn become_http1(&mut self, link: (bool, bool), context: &Context<'_>) {
+        self.unask(link);
         self.engine = Engine::Http1(Http1::new(context.now));
     }
 

@@ -10,6 +10,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("haproxy", &["haproxy"]),
     ("wrk", &["wrk"]),
     ("curl", &["curl"]),
+    ("openssl", &["openssl"]),
     ("valgrind", &["valgrind"]),
     ("python3", &["python3"]),
     ("node", &["nodejs", "npm"]),

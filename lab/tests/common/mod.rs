@@ -7,10 +7,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod peers;
+pub mod pki;
 
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::Policy;
-use evenkeel_proxy::config::{Config, Service};
+use evenkeel_proxy::config::{Config, Service, parse};
 use evenkeel_proxy::{Running, start};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -63,6 +64,26 @@ impl Proxy {
         let running = start(config).expect("the proxy starts");
         let Address::Ip(addr) = running.listening["test"][0] else { panic!("a TCP listener") };
         Self { running, addr }
+    }
+
+    /// One whose services are written as in a file; the first is called `test`.
+    pub fn yaml(services: &str) -> Self {
+        let text = format!("admin: 127.0.0.1:0\nworkers: 2\ndrain: {{grace: 3s}}\nservices:\n{services}");
+        let config = parse("test.yaml", &text).unwrap_or_else(|e| panic!("{e}"));
+        let running = start(config).unwrap_or_else(|e| panic!("{e}"));
+        let addr = match running.listening["test"][0] {
+            Address::Ip(addr) => addr,
+            Address::Unix(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        };
+        Self { running, addr }
+    }
+
+    /// The value of a metric, or the sum over those whose labels contain `labels`.
+    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+        let page = self.admin("/metrics");
+        let samples = page.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        let its = samples.filter(|(found, _)| found.is_empty() || (found.starts_with('{') && found.contains(labels)));
+        its.map(|(_, value)| value.parse::<f64>().expect("a number")).sum()
     }
 
     /// A client connection.

@@ -79,6 +79,18 @@ impl Process {
         self
     }
 
+    /// The same without connecting to it: until the kernel knows a listening socket there.
+    pub fn bound(self, addr: SocketAddr) -> Self {
+        let listens = format!(":{:04X} 00000000:0000 0A ", addr.port());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string("/proc/net/tcp").expect("Linux").contains(&listens) {
+            let log = || fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "nobody listens on {addr}: {}", log());
+            std::thread::yield_now();
+        }
+        self
+    }
+
     /// Ends it without a word to anybody: SIGKILL.
     pub fn kill(&mut self) {
         // Fails only if it is gone already.
@@ -153,14 +165,26 @@ pub struct Wrk(Child);
 
 impl Wrk {
     pub fn start(addr: SocketAddr, connections: usize, seconds: u64) -> Self {
+        Self::to(&format!("http://{addr}/page"), connections, seconds)
+    }
+
+    pub fn to(url: &str, connections: usize, seconds: u64) -> Self {
         let mut command = Command::new("wrk");
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--timeout", "10s"]);
-        let child = command.arg(format!("http://{addr}/page")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = command.arg(url).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Self(child.expect("wrk starts"))
     }
 
     pub fn running(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Interrupts it: what it saw up to now.
+    pub fn stop(mut self) -> Load {
+        assert!(self.running(), "wrk ran all the time");
+        let interrupt = Command::new("kill").args(["-INT", &self.0.id().to_string()]).status();
+        assert!(interrupt.is_ok_and(|status| status.success()), "wrk can be interrupted");
+        self.done()
     }
 
     pub fn done(self) -> Load {
