@@ -350,3 +350,60 @@ fn the_demo_counts_what_it_shows() {
         assert!(page.contains(key), "{key} in {page}");
     }
 }
+
+#[test]
+fn without_descriptors_clients_wait_and_the_admin_api_answers() {
+    // Of 300, 64 are kept: clients get what is left of 236.
+    const LIMIT: usize = 300;
+    let admin = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let to = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            std::thread::spawn(move || {
+                while read_head(&mut stream) {
+                    let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                }
+            });
+        }
+    });
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_evenkeel")])
+        .args(["proxy", "--listen", "127.0.0.1:0", "--to", &to.to_string(), "--protocol", "http"])
+        .args(["--admin", &admin.to_string(), "--log-format", "json", "--workers", "2"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let log = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut proxy = Proxy { child, addr: ([127, 0, 0, 1], 0).into(), log };
+    proxy.addr = proxy.listening();
+
+    let ask = |client: &mut TcpStream| {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    };
+    let answered = |client: &mut TcpStream| {
+        let mut answer = [0; 40];
+        client.read_exact(&mut answer).expect("an answer");
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", text(&answer));
+    };
+    let mut first = proxy.connect();
+    ask(&mut first);
+    answered(&mut first);
+    // More than there can be; the kernel takes them all.
+    let mut clients: Vec<TcpStream> = (0..LIMIT).map(|_| proxy.connect()).collect();
+    logged(&mut proxy.log, "too many open files");
+    let mut page = String::new();
+    let mut people = TcpStream::connect(admin).expect("it listens");
+    people.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").expect("sent");
+    people.read_to_string(&mut page).expect("a page");
+    assert!(page.contains("limit=\"descriptors\""), "{page}");
+    ask(&mut first);
+    answered(&mut first);
+    // Half of them go, and those who waited are served.
+    clients.drain(..LIMIT / 2);
+    for client in &mut clients {
+        ask(client);
+        answered(client);
+    }
+}

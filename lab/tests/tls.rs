@@ -357,6 +357,37 @@ fn tls_and_plain_text_share_an_address() {
 }
 
 #[test]
+fn a_session_counts_for_the_service_that_its_name_leads_to() {
+    if !have(&["openssl"]) {
+        return;
+    }
+    let (pki, backend) = (Pki::new(), Backend::answering("ok"));
+    let own = pki.sign("own", "/CN=own", "DNS:a.example,DNS:b.example");
+    let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let proxy = Proxy::yaml(&format!(
+        "- {{name: test, listen: '{at}', target: '{to}', sni: a.example, tls: {{{files}}}}}\n\
+         - {{name: b, listen: '{at}', target: '{to}', sni: b.example, tls: {{{files}}}, limits: {{sessions: 1}}}}\n",
+        to = backend.addr,
+        files = own.yaml()
+    ));
+    let ask = |name: &str| s_client(at, &pki.ca(), &["-quiet", "-servername", name], GET);
+    let ca = pki.ca();
+    // One that stays.
+    let staying = std::thread::spawn(move || {
+        s_client(at, &ca, &["-quiet", "-servername", "b.example"], "GET / HTTP/1.1\r\nHost: b\r\n\r\n")
+    });
+    eventually("it is there", || proxy.metric("evenkeel_sessions", "service=\"b\"") == 1.0);
+    for _ in 0..3 {
+        assert!(!ask("b.example").contains("HTTP/1.1"), "there is room for one");
+        assert!(ask("a.example").contains("HTTP/1.1 200"), "and beside it for others");
+    }
+    assert_eq!(proxy.metric("evenkeel_limit_hits_total", "service=\"b\",limit=\"sessions\""), 3.0);
+    assert_eq!(proxy.metric("evenkeel_sessions", "service=\"b\""), 1.0);
+    drop(proxy);
+    staying.join().expect("it ended with the proxy");
+}
+
+#[test]
 fn large_bodies_and_slow_readers() {
     let Some(python) = python() else { return };
     if !have(&["openssl", "curl"]) {

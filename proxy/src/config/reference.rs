@@ -325,7 +325,7 @@ pub(super) const KEYS: &[Key] = &[
         "services[].limits.sessions_per_source",
         "count, `off`",
         "off",
-        "Of these, from one client address; further ones get the same. Off: behind a gateway or a sidecar all clients have one address.",
+        "Of these, from one client address (IPv6: from one /64); further ones get the same. Clients of Unix sockets have none and are not counted so. Off: behind a gateway or a sidecar all clients have one address.",
     ),
     key(
         "services[].limits.upgrades",

@@ -6,11 +6,13 @@
 use super::Worker;
 use super::complaints::Subject;
 use super::slab::Key;
+use super::socket::NO_ADDRESS;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::time::Instant;
 use evenkeel_wire::edge::{ClientHello, Found, client_hello, proxy_header};
 use evenkeel_wire::session::{Context, Session};
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// The fatal alert `unrecognized_name` (RFC 6066, section 3), for who asks for a name that nobody has.
@@ -60,14 +62,17 @@ impl Failed {
     }
 }
 
+/// Who a client counts as: an IPv4 address, or the network that one IPv6 subscriber has (RFC 6177).
+fn source_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
+    }
+}
+
 impl Worker {
     /// What must come before the session of a client of this service, if anything.
-    pub(super) fn arrival(
-        &self,
-        service: u32,
-        client: std::net::IpAddr,
-        others: Option<Arc<[u32]>>,
-    ) -> Option<Box<Arrival>> {
+    pub(super) fn arrival(&self, service: u32, client: IpAddr, others: Option<Arc<[u32]>>) -> Option<Box<Arrival>> {
         let served = self.services.get(service as usize)?.as_ref()?;
         let config = &served.shared.config;
         let proxied = config.accept_proxy.iter().any(|network| network.contains(client));
@@ -161,7 +166,10 @@ impl Worker {
     pub(super) fn admit_source(&mut self, key: Key) -> bool {
         let Some(client) = self.sessions.get_mut(key) else { return true };
         let Some(Some(served)) = self.services.get(client.service as usize) else { return true };
-        let source = client.peer.client.ip();
+        if client.peer.client == NO_ADDRESS {
+            return true;
+        }
+        let source = source_of(client.peer.client.ip());
         match served.shared.admit_source(source) {
             Ok(counted) => {
                 client.source = counted.then_some(source);
@@ -267,6 +275,8 @@ impl Worker {
             new.tally.limits[Limit::Sessions as usize].add(1);
         }
         client.admitted = admitted;
+        // As such it is counted when it ends.
+        self.refused += usize::from(!admitted);
         self.forget_if_gone(before);
         if admitted && self.admit_source(key) {
             return true;
@@ -342,5 +352,22 @@ impl Worker {
         }
         let failed = Failed::new(Cause::ClientTimeout, "the handshake took too long");
         self.arrival_failed(key, &failed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_address_or_a_subscriber() {
+        for (client, source) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(source_of(client.parse().unwrap()), source.parse::<IpAddr>().unwrap(), "{client}");
+        }
     }
 }

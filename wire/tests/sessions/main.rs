@@ -3,6 +3,7 @@
 
 mod conversation;
 mod http1;
+mod limits;
 mod pieces;
 mod refusals;
 mod tunnel;

@@ -24,7 +24,7 @@ pub enum Event<'a> {
 pub struct World {
     session: Session,
     settings: Settings,
-    peer: Peer,
+    pub peer: Peer,
     now: Instant,
     client_in: Vec<u8>,
     link_in: Vec<u8>,
