@@ -33,6 +33,8 @@ pub enum Flaw {
     Version,
     /// A field line that is none: no colon, a space before it, a control character, a folded line.
     Field,
+    /// A field whose name, were its underscores hyphens, would frame a message or say who asked.
+    Underscore,
     /// More bytes than `limits.header_bytes`.
     HeadTooLarge,
     /// More fields than `limits.header_fields`.
@@ -53,6 +55,8 @@ pub enum Flaw {
     TransferEncoding,
     /// Both `Transfer-Encoding` and `Content-Length`.
     BothLengths,
+    /// `TRACE` with content (RFC 9110, section 9.3.8).
+    Trace,
     /// A chunk-size line, or the end of a chunk, that is none.
     Chunk,
     /// Chunk extensions beyond 256 bytes, or with control characters.
@@ -97,6 +101,7 @@ impl Flaw {
             Self::StartLine => "the start line is malformed",
             Self::Version => "only HTTP/1.0 and HTTP/1.1 are understood here",
             Self::Field => "a header field is malformed",
+            Self::Underscore => "a field name has underscores where a field that matters has hyphens",
             Self::HeadTooLarge => "the head is larger than limits.header_bytes",
             Self::TooManyFields => "the head has more fields than limits.header_fields",
             Self::TargetTooLong => "the request target is longer than limits.uri_bytes",
@@ -107,6 +112,7 @@ impl Flaw {
             Self::ContentLength => "Content-Length must be one plain number",
             Self::TransferEncoding => "Transfer-Encoding must be exactly chunked",
             Self::BothLengths => "Content-Length and Transfer-Encoding exclude each other",
+            Self::Trace => "TRACE must not have content",
             Self::Chunk => "the chunked body is malformed",
             Self::ChunkExtension => "a chunk extension is too long or malformed",
             Self::Connection => "the Connection field has too many options",
@@ -146,6 +152,9 @@ pub(super) enum Name {
     /// Hop-by-hop and never passed on: `Keep-Alive`, `Proxy-Connection`, `Proxy-Authenticate`,
     /// `Proxy-Authorization`, `Proxy-Authentication-Info`, `HTTP2-Settings`.
     HopByHop,
+    /// Not one of these, but it would be with hyphens for its underscores. Gateways that make variables
+    /// of names (RFC 3875, section 4.1.18) write both alike.
+    Lookalike,
     Te,
     Trailer,
     TransferEncoding,
@@ -163,6 +172,8 @@ impl Name {
     pub(super) fn of(name: &str) -> Self {
         let name = name.as_bytes();
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let hyphen = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+        let like = |known: &str| name.iter().map(|&b| hyphen(b)).eq(known.bytes());
         // Length and first letter tell almost every field apart without comparing.
         match (name.len(), name.first().map_or(0, u8::to_ascii_lowercase)) {
             (2, b't') if is("te") => Self::Te,
@@ -186,6 +197,11 @@ impl Name {
             (18, b'p') if is("proxy-authenticate") => Self::HopByHop,
             (19, b'p') if is("proxy-authorization") => Self::HopByHop,
             (25, b'p') if is("proxy-authentication-info") => Self::HopByHop,
+            (14, b'c') if like("content-length") => Self::Lookalike,
+            (17, b't') if like("transfer-encoding") => Self::Lookalike,
+            (15, b'x') if like("x-forwarded-for") => Self::Lookalike,
+            (16, b'x') if like("x-forwarded-host") => Self::Lookalike,
+            (17, b'x') if like("x-forwarded-proto") => Self::Lookalike,
             _ => Self::Other,
         }
     }
@@ -255,7 +271,12 @@ impl FramingFields {
         if !digits || self.length.is_some() {
             return Err(Flaw::ContentLength);
         }
-        self.length = Some(value.iter().fold(0, |n, &digit| n * 10 + u64::from(digit - b'0')));
+        let length = value.iter().fold(0, |n, &digit| n * 10 + u64::from(digit - b'0'));
+        // A reader with a signed number would see a negative one.
+        if length > i64::MAX as u64 {
+            return Err(Flaw::ContentLength);
+        }
+        self.length = Some(length);
         if self.chunked { Err(Flaw::BothLengths) } else { Ok(()) }
     }
 
@@ -336,10 +357,32 @@ impl<'h> Lines<'h> {
     }
 }
 
-/// Could this be the value of `Host`? An authority without user information (RFC 9110, section 7.2).
+/// Could this be the value of `Host`? An authority without user information (RFC 9110, section 7.2), that
+/// is a name or an address in brackets, and a port. A comma may be part of a name (RFC 3986, section
+/// 3.2.2), but to many it would be a list of two.
 pub(super) fn valid_host(value: &[u8]) -> bool {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b);
-    value.iter().all(plain)
+    let literal = value.first() == Some(&b'[');
+    let end = match (literal, memchr(if literal { b']' } else { b':' }, value)) {
+        (true, None) => return false,
+        (true, Some(bracket)) => bracket + 1,
+        (false, colon) => colon.unwrap_or(value.len()),
+    };
+    let (host, port) = value.split_at(end);
+    let host_is_valid = match host {
+        [b'[', address @ .., b']'] => {
+            !address.is_empty() && address.iter().all(|&b| b.is_ascii_alphanumeric() || b == b':' || b == b'.')
+        }
+        name => {
+            let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(b);
+            name.iter().all(plain) || valid_escapes(name) && name.iter().all(|b| plain(b) || *b == b'%')
+        }
+    };
+    host_is_valid && (port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit))
+}
+
+/// Do two hexadecimal digits follow every percent sign (RFC 3986, section 2.1)?
+fn valid_escapes(name: &[u8]) -> bool {
+    memchr_iter(b'%', name).all(|at| name.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)))
 }
 
 /// A target without bytes that no URI has (RFC 3986); `#` never travels.
@@ -378,7 +421,8 @@ mod tests {
         for (value, length) in [
             (&b"0"[..], Ok(Framing::None)),
             (b"7", Ok(Framing::Length(7))),
-            (b"9999999999999999999", Ok(Framing::Length(9_999_999_999_999_999_999))),
+            (b"9223372036854775807", Ok(Framing::Length(9_223_372_036_854_775_807))),
+            (b"9223372036854775808", Err(Flaw::ContentLength)),
             (b"", Err(Flaw::ContentLength)),
             (b"+1", Err(Flaw::ContentLength)),
             (b"-1", Err(Flaw::ContentLength)),
@@ -396,6 +440,29 @@ mod tests {
         assert_eq!(fields.transfer_encoding(b"chunked", 1), Err(Flaw::BothLengths));
         for value in [&b"gzip, chunked"[..], b"chunked, chunked", b"identity", b"xchunked", b"", b"chunked\x0b"] {
             assert_eq!(FramingFields::default().transfer_encoding(value, 1), Err(Flaw::TransferEncoding), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_differ_from_one_that_matters_in_underscores_only_are_noticed() {
+        for name in ["Content_Length", "transfer_ENCODING", "X_Forwarded_For", "x-forwarded_host", "X_Forwarded-Proto"]
+        {
+            assert_eq!(Name::of(name), Name::Lookalike, "{name}");
+        }
+        for name in ["Content.Length", "Content_Type", "X_Forwarded_By", "x-forwarded-four"] {
+            assert_eq!(Name::of(name), Name::Other, "{name}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_a_name_or_an_address_and_a_port() {
+        for host in ["", "a", "a.example:80", "a:", "a_b", "127.0.0.1:8080", "[::1]", "[::1]:80", "%c3%a4.example:1"] {
+            assert!(valid_host(host.as_bytes()), "{host}");
+        }
+        for host in
+            ["a:b", "a:80:81", "[::1", "[::1]a", "[]", "::1", "a%2", "a%zz", "a,b", "a b", "a@b", "a/b", "]", "["]
+        {
+            assert!(!valid_host(host.as_bytes()), "{host}");
         }
     }
 

@@ -201,8 +201,9 @@ impl Http1 {
 
     fn begin_turn(&mut self, request: Request, outputs: &mut Outputs, context: &Context<'_>) {
         // What becomes a session is placed like one.
-        let scope = if request.upgrade { Scope::Session } else { Scope::Turn };
-        outputs.want(Want { scope, key: request.key, idempotent: request.idempotent, upgrade: request.upgrade });
+        let upgrade = request.upgrade.is_some();
+        let scope = if upgrade { Scope::Session } else { Scope::Turn };
+        outputs.want(Want { scope, key: request.key, idempotent: request.idempotent, upgrade });
         self.since = context.now;
         (self.scan, self.blank_lines, self.begun) = (Scan::default(), 0, false);
         self.state = State::Turn(Turn {
@@ -284,17 +285,17 @@ impl Http1 {
         let out = io.client.spill();
         enum Next {
             Informational,
-            Tunnel,
+            Tunnel { websocket: bool },
             Retry,
             Body(Response),
         }
         let request = &turn.request;
         let next = response::parse(head, settings, |parsed| match parsed.status {
-            101 if request.upgrade && parsed.switches() => {
+            101 => {
+                let protocol = parsed.switched(request).ok_or(Flaw::Informational)?;
                 parsed.put(out, request, None, settings);
-                Ok(Next::Tunnel)
+                Ok(Next::Tunnel { websocket: protocol.eq_ignore_ascii_case(b"websocket") })
             }
-            101 => Err(Flaw::Informational),
             100..200 if turn.informational >= MAX_INFORMATIONAL => Err(Flaw::Informational),
             100..200 => {
                 // HTTP/1.0 clients do not know them (RFC 9110, section 15.2).
@@ -312,10 +313,10 @@ impl Http1 {
         });
         match next {
             Ok(Next::Informational) => turn.informational += 1,
-            Ok(Next::Tunnel) => {
+            Ok(Next::Tunnel { websocket }) => {
                 outputs.answered(Some(101));
                 outputs.tunnel();
-                self.state = State::Upgraded { websocket: turn.request.websocket };
+                self.state = State::Upgraded { websocket };
             }
             Ok(Next::Retry) => {
                 outputs.retry();

@@ -24,10 +24,8 @@ pub(super) struct Request {
     pub(super) minor: u8,
     /// The client does not expect the connection to go on.
     pub(super) close: bool,
-    /// The client offered to switch protocols.
-    pub(super) upgrade: bool,
-    /// To WebSocket (RFC 6455, section 4.1).
-    pub(super) websocket: bool,
+    /// The protocols that the client offered to switch to.
+    pub(super) upgrade: Option<Box<[u8]>>,
     /// The client waits for 100 before it sends the body.
     pub(super) expects: bool,
     pub(super) framing: Framing,
@@ -71,6 +69,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
             Name::Te => trailers |= has_token(field.value, b"trailers"),
             Name::Expect if field.value.eq_ignore_ascii_case(b"100-continue") => expect = minor == 1,
             Name::Expect => return Err(Flaw::Expect),
+            Name::Lookalike => return Err(Flaw::Underscore),
             _ => {}
         }
     }
@@ -83,6 +82,11 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     {
         return Err(Flaw::BodyTooLarge);
     }
+    if method == "TRACE" && framing != Framing::None {
+        return Err(Flaw::Trace);
+    }
+    // Nothing to wait for (RFC 9110, section 10.1.1): a server that waits all the same would for ever.
+    expect &= framing != Framing::None;
     let host = target.authority.map(str::as_bytes).or(host);
     // A tunnel that begins behind a body is more trouble than any client needs; `h2c` would make
     // every later request invisible to us.
@@ -164,8 +168,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         idempotent: matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE") && upgrade.is_none(),
         minor,
         close: connection.close || (minor == 0 && !connection.keep_alive),
-        upgrade: upgrade.is_some(),
-        websocket: upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")),
+        upgrade: upgrade.map(Box::from),
         expects: expect,
         framing,
         key: affinity_key(fields, context),

@@ -1,6 +1,6 @@
 //! A response head, from the endpoint's bytes to ours; and the responses that are ours alone.
 
-use super::body::Encode;
+use super::body::{Encode, has_token};
 use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
 use super::head::{Lines, flaw, put_field};
 use super::request::{Request, put_decimal, put_length};
@@ -84,9 +84,11 @@ pub(super) fn parse<R>(
 }
 
 impl Parsed<'_, '_> {
-    /// Did the endpoint agree to switch protocols?
-    pub(super) fn switches(&self) -> bool {
-        self.status == 101 && self.connection.upgrade && self.upgrade.is_some()
+    /// The protocol that the endpoint switches to, if it is one that the client offered (RFC 9110, section
+    /// 7.8).
+    pub(super) fn switched(&self, request: &Request) -> Option<&[u8]> {
+        let (offer, protocol) = (request.upgrade.as_deref()?, self.upgrade?);
+        (self.connection.upgrade && !protocol.is_empty() && has_token(offer, protocol)).then_some(protocol)
     }
 
     /// How the response goes on, given the request that it answers. `ends`: the client's connection
@@ -99,12 +101,15 @@ impl Parsed<'_, '_> {
             Framing::Chunked | Framing::Close if request.minor == 1 => Encode::Chunked,
             _ => Encode::Plain,
         };
+        // It must not announce any (RFC 9110, section 8.6; RFC 9112, section 6.1), so it may well send it.
+        let announces = self.status == 204 && !matches!(self.framing.request(), Framing::None);
         let unknown_length = matches!(framing, Framing::Chunked | Framing::Close) && encode == Encode::Plain;
         Response {
             status: self.status,
             framing,
             encode,
             link_close: self.connection.close
+                || announces
                 || (self.minor == 0 && !self.connection.keep_alive)
                 || framing == Framing::Close,
             client_close: request.close || ends || unknown_length,

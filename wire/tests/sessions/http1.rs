@@ -181,7 +181,6 @@ fn answers_without_a_body_have_none_whatever_their_fields_say() {
         ("HEAD", "200 OK", "200 OK"),
         ("GET", "304 Not Modified\r\nContent-Length: 7", "304 Not Modified\r\nContent-Length: 7"),
         ("GET", "204 No Content", "204 No Content"),
-        ("GET", "204 No Content\r\nContent-Length: 7", "204 No Content"),
     ] {
         let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n");
         play(
@@ -199,6 +198,40 @@ fn answers_without_a_body_have_none_whatever_their_fields_say() {
             ],
         );
     }
+}
+
+#[test]
+fn a_204_that_announces_content_may_have_it_so_its_link_is_not_used_again() {
+    for field in ["Content-Length: 7", "Transfer-Encoding: chunked"] {
+        play(
+            &plain(),
+            &[
+                GET,
+                GOT,
+                Endpoint(&format!("HTTP/1.1 204 No Content\r\n{field}\r\n\r\n")),
+                ClientGets("HTTP/1.1 204 No Content\r\n\r\n"),
+                Reused(0),
+            ],
+        );
+    }
+}
+
+#[test]
+fn an_expectation_with_nothing_to_expect_ends_here() {
+    // Some servers would wait for a body.
+    play(
+        &plain(),
+        &[
+            Client("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n"),
+            GOT,
+            Endpoint(HELLO),
+            ClientGets(HELLO),
+            Client("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n"),
+            NewLinkGets("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"),
+            Endpoint(HELLO),
+            ClientGets(HELLO),
+        ],
+    );
 }
 
 #[test]
@@ -363,6 +396,25 @@ fn an_upgrade_becomes_a_tunnel() {
             Reused(0),
         ],
     );
+}
+
+#[test]
+fn an_endpoint_may_only_switch_to_what_was_offered() {
+    let bad = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nContent-Length: 41\r\n\r\n\
+               the endpoint's answer was not valid HTTP\n";
+    for (offer, switch, agreed) in [
+        ("websocket", "WebSocket", true),
+        ("tunnel/2, tunnel/1", "tunnel/1", true),
+        ("websocket", "h2c", false),
+        ("websocket", "websocket, tunnel/1", false),
+        ("tunnel/1", "tunnel", false),
+        ("tunnel/1,", "", false),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {offer}\r\n\r\n");
+        let switch = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {switch}\r\n\r\n");
+        let heard = if agreed { &*switch } else { bad };
+        play(&plain(), &[Client(&request), NewLinkGets(&request), Endpoint(&switch), ClientGets(heard)]);
+    }
 }
 
 #[test]

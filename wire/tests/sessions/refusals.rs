@@ -115,6 +115,10 @@ fn heads() -> Vec<(&'static str, u16, String)> {
         ("coding on a folded line", 400, "Transfer-Encoding:\r\n chunked"),
         ("coding behind a bare CR", 400, "X: y\rTransfer-Encoding: chunked"),
         ("coding behind a bare LF", 400, "X: y\nTransfer-Encoding: chunked"),
+        ("length with an underscore", 400, "Content_Length: 1"),
+        ("length beyond 63 bits", 400, "Content-Length: 9223372036854775808"),
+        ("coding with an underscore", 400, "Transfer_Encoding: chunked"),
+        ("client address with an underscore", 400, "X-Forwarded_For: 10.0.0.1"),
         ("more connection options than anybody has", 400, "Connection: a,b,c,d,e,f,g,h,i"),
     ] {
         table.push((name, status, format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")));
@@ -128,6 +132,10 @@ fn heads() -> Vec<(&'static str, u16, String)> {
         ("Host with a space", 400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".into()),
         ("Host with a list", 400, "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n".into()),
         ("Host with quotes", 400, "GET / HTTP/1.1\r\nHost: \"a\"\r\n\r\n".into()),
+        ("Host with two ports", 400, "GET / HTTP/1.1\r\nHost: a:80:81\r\n\r\n".into()),
+        ("Host with a port that is no number", 400, "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n".into()),
+        ("Host with an open bracket", 400, "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n".into()),
+        ("TRACE with content", 400, "TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n".into()),
         ("Host with a backslash", 400, "GET / HTTP/1.1\r\nHost: a\\b\r\n\r\n".into()),
         ("coding in HTTP/1.0", 400, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into()),
         ("LF for every line end", 400, "GET / HTTP/1.1\nHost: a\n\n".into()),
