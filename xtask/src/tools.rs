@@ -18,7 +18,19 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 
 /// Python packages of the end-to-end tests.
-const PYTHON: &[&str] = &["aiohttp==3.*", "requests==2.*", "prometheus-client==0.*", "websockets==17.*"];
+const PYTHON: &[&str] = &[
+    "aiohttp==3.*",
+    "requests==2.*",
+    "prometheus-client==0.*",
+    "websockets==17.*",
+    // Servers with parsers of their own: waitress has one, uvicorn takes h11 (or others).
+    "waitress==3.*",
+    "uvicorn==0.*",
+    "h11==0.*",
+];
+
+/// Shows that they are all there.
+const IMPORTS: &str = "import aiohttp, requests, prometheus_client, websockets.asyncio.client, waitress, uvicorn, h11";
 
 /// npm packages of the end-to-end tests.
 const NODE: &[&str] = &["ws@8"];
@@ -65,7 +77,7 @@ pub(crate) fn install() -> Outcome {
     let wanted = PACKAGES.iter().map(|(p, _)| *p).chain(CARGO.iter().map(|(p, _)| *p));
     let mut lacking: Vec<&str> = wanted.filter(|program| !has(program)).collect();
     if !python_works() {
-        lacking.push("python3 with aiohttp, requests and websockets");
+        lacking.push("python3 with the packages of the end-to-end tests");
     }
     if !node_works() {
         lacking.push("node with ws");
@@ -115,10 +127,7 @@ pub(crate) fn venv() -> PathBuf {
 
 fn python_works() -> bool {
     let python = venv().join("bin/python");
-    Path::new(&python).exists()
-        && silent(
-            Command::new(python).args(["-c", "import aiohttp, requests, prometheus_client, websockets.asyncio.client"]),
-        )
+    Path::new(&python).exists() && silent(Command::new(python).args(["-c", IMPORTS]))
 }
 
 /// Where the npm packages of the end-to-end tests are.

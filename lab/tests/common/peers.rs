@@ -22,7 +22,7 @@ pub fn have(programs: &[&str]) -> bool {
     false
 }
 
-/// A Python with aiohttp, requests and prometheus_client, if `cargo xtask install` made one.
+/// A Python with the packages that the tests need, if `cargo xtask install` made one.
 pub fn python() -> Option<PathBuf> {
     let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/venv/bin/python"));
     if python.exists() {
