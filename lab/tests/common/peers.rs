@@ -151,6 +151,51 @@ impl Nginx {
     }
 }
 
+/// A server by other people that passes requests and WebSockets on to another: `nginx` or `haproxy`.
+pub struct Relay {
+    pub addr: SocketAddr,
+    _process: Process,
+}
+
+impl Relay {
+    /// Reads whole requests before it passes them on.
+    pub fn start(program: &str, to: SocketAddr) -> Self {
+        let home = directory(program);
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (file, config) = (home.join("config"), Self::config(program, addr, to, &home));
+        fs::write(&file, config).expect("written");
+        let mut command = Command::new(program);
+        command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin");
+        match program {
+            "nginx" => command.arg("-p").arg(&home).arg("-c").arg(&file).arg("-e").arg(home.join("error.log")),
+            _ => command.arg("-f").arg(&file),
+        };
+        Self { addr, _process: Process::start(&mut command, home).listening(addr) }
+    }
+
+    fn config(program: &str, addr: SocketAddr, to: SocketAddr, home: &Path) -> String {
+        if program == "haproxy" {
+            return format!(
+                "global\n maxconn 4000\ndefaults\n mode http\n option http-buffer-request\n timeout connect 20s\n \
+                 timeout client 1h\n timeout server 1h\n timeout tunnel 1h\nlisten all\n bind {addr}\n server one {to}\n"
+            );
+        }
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {}/{kind};\n", home.display()))
+            .concat();
+        format!(
+            "daemon off; master_process off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;\n\
+             events {{ worker_connections 4096; }}\n\
+             http {{ access_log off; {temporary} keepalive_requests 1000000; client_max_body_size 0;\n\
+             map $http_upgrade $option {{ default upgrade; '' ''; }}\n\
+             server {{ listen {addr} backlog=4096; location / {{ proxy_pass http://{to}; proxy_http_version 1.1;\n\
+             proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade;\n\
+             proxy_set_header Connection $option; proxy_read_timeout 1h; proxy_send_timeout 1h; }} }} }}\n",
+            home = home.display()
+        )
+    }
+}
+
 /// What wrk saw.
 #[derive(Debug)]
 pub struct Load {

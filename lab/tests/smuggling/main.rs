@@ -7,7 +7,7 @@ mod common;
 mod recorder;
 
 use cases::{Outcome, RequestCase, Seen, Then};
-use common::peers::{Process, directory, free_port, have, python};
+use common::peers::{Process, Relay, directory, free_port, have, python};
 use common::{Backend, PATIENCE, Proxy, field, read_head, read_response, status};
 use evenkeel_proxy::config::Protocol;
 use recorder::Recorder;
@@ -24,58 +24,28 @@ struct Target {
     name: &'static str,
     addr: SocketAddr,
     seen: Receiver<Seen>,
-    _process: Option<Process>,
+    _peer: Peer,
+}
+
+/// What must live as long as its target.
+enum Peer {
+    Thread,
+    Relay(#[expect(dead_code, reason = "held, not used")] Relay),
+    Process(#[expect(dead_code, reason = "held, not used")] Process),
 }
 
 impl Target {
     /// Nothing but a strict reader: it would show anything malformed that evenkeel writes.
     fn strict() -> Self {
         let Recorder { addr, seen } = Recorder::start();
-        Self { name: "strict", addr, seen, _process: None }
+        Self { name: "strict", addr, seen, _peer: Peer::Thread }
     }
 
-    /// nginx, which reads whole requests and passes on what it understood.
-    fn nginx() -> Self {
+    /// nginx or HAProxy, which read whole requests and pass on what they understood.
+    fn relay(name: &'static str) -> Self {
         let recorder = Recorder::start();
-        let home = directory("nginx");
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {}/{kind};\n", home.display()))
-            .concat();
-        let config = format!(
-            "daemon off; master_process off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;\n\
-             events {{ worker_connections 4096; }}\n\
-             http {{ access_log off; {temporary} keepalive_requests 1000000; client_max_body_size 0;\n\
-             server {{ listen {addr} backlog=4096; location / {{ proxy_pass http://{recorder};\n\
-             proxy_http_version 1.1; proxy_set_header Host $http_host; }} }} }}\n",
-            home = home.display(),
-            recorder = recorder.addr
-        );
-        let file = home.join("nginx.conf");
-        std::fs::write(&file, config).expect("written");
-        let mut command = Command::new("nginx");
-        command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin");
-        command.arg("-p").arg(&home).arg("-c").arg(&file).arg("-e").arg(home.join("error.log"));
-        let process = Process::start(&mut command, home).listening(addr);
-        Self { name: "nginx", addr, seen: recorder.seen, _process: Some(process) }
-    }
-
-    /// HAProxy, likewise.
-    fn haproxy() -> Self {
-        let recorder = Recorder::start();
-        let home = directory("haproxy");
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let config = format!(
-            "global\n maxconn 4000\ndefaults\n mode http\n option http-buffer-request\n timeout connect 20s\n \
-             timeout client 1h\n timeout server 1h\nlisten all\n bind {addr}\n server one {}\n",
-            recorder.addr
-        );
-        let file = home.join("haproxy.cfg");
-        std::fs::write(&file, config).expect("written");
-        let mut command = Command::new("haproxy");
-        command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin").arg("-f").arg(&file);
-        let process = Process::start(&mut command, home).listening(addr);
-        Self { name: "haproxy", addr, seen: recorder.seen, _process: Some(process) }
+        let relay = Relay::start(name, recorder.addr);
+        Self { name, addr: relay.addr, seen: recorder.seen, _peer: Peer::Relay(relay) }
     }
 
     /// A server in Python.
@@ -99,7 +69,7 @@ impl Target {
                 }
             }
         });
-        Some(Self { name, addr, seen, _process: Some(process) })
+        Some(Self { name, addr, seen, _peer: Peer::Process(process) })
     }
 
     /// Plays the whole corpus.
@@ -333,14 +303,14 @@ fn requests_whose_protocol_is_detected() {
 #[test]
 fn requests_to_nginx() {
     if have(&["nginx"]) {
-        Target::nginx().play(Protocol::Http1, |_| true);
+        Target::relay("nginx").play(Protocol::Http1, |_| true);
     }
 }
 
 #[test]
 fn requests_to_haproxy() {
     if have(&["haproxy"]) {
-        Target::haproxy().play(Protocol::Http1, |_| true);
+        Target::relay("haproxy").play(Protocol::Http1, |_| true);
     }
 }
 
