@@ -2,6 +2,7 @@
 //! matters in which pieces bytes arrive.
 
 mod conversation;
+mod frames;
 mod http1;
 mod limits;
 mod pieces;

@@ -11,9 +11,9 @@ use crate::http1::plain;
 use evenkeel_core::end::Cause;
 use evenkeel_wire::session::Leave;
 
-const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\
+pub const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\
                        Sec-WebSocket-Extensions: permessage-deflate\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: y\r\n\
+pub const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: y\r\n\
                       Sec-WebSocket-Extensions: permessage-deflate\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 /// A frame from an endpoint.
