@@ -137,12 +137,14 @@ impl WebSocket {
         context: &Context<'_>,
     ) -> usize {
         if self.unlinked || self.up.is_closed() {
-            // Nobody to tell. But an answer to our Close is heard.
+            // Nobody to tell. But an answer to our Close is heard, and so is what can have none any more:
+            // behind a frame without boundaries there is no other.
             let (n, result) = self.up.follow(input, Until::Input);
-            if self.up.is_closed() {
-                self.answered(outputs);
+            if !self.up.is_closed() && result.is_ok() {
+                return n;
             }
-            return if self.up.is_closed() || result.is_err() { input.len() } else { n };
+            self.answered(outputs);
+            return input.len();
         }
         let (n, result) = self.up.follow(input, Until::Input);
         if n > 0 {

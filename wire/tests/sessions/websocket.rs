@@ -247,6 +247,18 @@ fn lengths_that_two_readers_could_read_in_two_ways_end_the_session() {
 }
 
 #[test]
+fn a_frame_without_boundaries_in_place_of_an_answer_ends_the_session() {
+    // What stands behind it is no frame, even if it looks like one.
+    open(&[
+        EndpointEnds,
+        ClientGets(GONE),
+        Client("\u{82}\u{ff}\u{80}\0\0\0\0\0\0\0"),
+        Client(HI),
+        Ends(Cause::EndpointClosed),
+    ]);
+}
+
+#[test]
 fn a_declared_length_takes_no_memory() {
     open(&[
         Endpoint("\u{82}\u{7f}\u{7f}\u{ff}\u{ff}\u{ff}\u{ff}\u{ff}\u{ff}\u{ff}abc"),
