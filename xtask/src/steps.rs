@@ -21,7 +21,8 @@ pub(crate) fn unit() -> Outcome {
 
 /// The tests of `lab` look for their peers themselves; here none may be missing.
 pub(crate) fn end_to_end() -> Outcome {
-    let missing: Vec<&str> = ["nginx", "wrk", "curl"].into_iter().filter(|program| !tools::has(program)).collect();
+    let missing: Vec<&str> =
+        ["nginx", "haproxy", "wrk", "curl", "node"].into_iter().filter(|program| !tools::has(program)).collect();
     let mut command = Command::new("cargo");
     // One after the other: they measure shares and memory on few cores.
     command.args(["test", "--jobs", "2", "-p", "evenkeel-lab", "--no-fail-fast", "--", "--test-threads", "1"]);
