@@ -28,25 +28,12 @@ fn haproxy(mode: &str, listens: &str, server: &str) -> (SocketAddr, Process) {
     (addr, if listens.contains("accept-proxy") { process.bound(addr) } else { process.listening(addr) })
 }
 
-/// Answers each request with its own head.
-fn mirror() -> Backend {
-    Backend::start(|mut stream, _| {
-        loop {
-            let head = read_head(&mut stream);
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
-            if head.is_empty() || stream.write_all(answer.as_bytes()).is_err() {
-                return;
-            }
-        }
-    })
-}
-
 #[test]
 fn haproxy_says_who_its_client_is() {
     if !have(&["haproxy"]) {
         return;
     }
-    let backend = mirror();
+    let backend = Backend::mirror();
     let proxy = Proxy::yaml(&format!(
         "- {{name: test, listen: '127.0.0.1:0', target: '{}', accept_proxy: 127.0.0.0/8}}\n",
         backend.addr
@@ -69,7 +56,7 @@ fn haproxy_says_who_its_client_is() {
 
 #[test]
 fn a_proxy_header_counts_from_where_it_is_expected_only() {
-    let backend = mirror();
+    let backend = Backend::mirror();
     let proxy = |accepts: &str| {
         let to = backend.addr;
         Proxy::yaml(&format!(
@@ -119,7 +106,7 @@ fn a_proxy_header_comes_before_tls() {
     if !have(&["haproxy", "openssl"]) {
         return;
     }
-    let (pki, backend) = (Pki::new(), mirror());
+    let (pki, backend) = (Pki::new(), Backend::mirror());
     let files = pki.sign("server", "/CN=server", "DNS:localhost");
     let proxy = Proxy::yaml(&format!(
         "- {{name: test, listen: '127.0.0.1:0', target: '{}', accept_proxy: 127.0.0.0/8, tls: {{{}}}}}\n",
@@ -138,7 +125,7 @@ fn endpoints_are_told_who_the_client_is_and_no_two_clients_share_a_link() {
         return;
     }
     for version in ["v1", "v2"] {
-        let backend = mirror();
+        let backend = Backend::mirror();
         let one = haproxy("http", "accept-proxy", &format!("{}", backend.addr));
         let two = haproxy("http", "accept-proxy", &format!("{}", backend.addr));
         let proxy = Proxy::yaml(&format!(

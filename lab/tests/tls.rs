@@ -4,7 +4,7 @@ mod common;
 
 use common::peers::{Nginx, Process, Wrk, directory, free_port, have, python};
 use common::pki::{Pki, s_client};
-use common::{Backend, Proxy, eventually, field, read_all, read_head, status};
+use common::{Backend, Proxy, eventually, field, read_all, status};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -13,6 +13,14 @@ use std::time::Duration;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/peers.py");
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+
+/// The server of peers.py.
+fn aiohttp(python: &Path) -> (SocketAddr, Process) {
+    let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command = Command::new(python);
+    command.args([SCRIPT, "serve", &addr.port().to_string()]);
+    (addr, Process::start(&mut command, directory("aiohttp")).listening(addr))
+}
 
 fn curl(ca: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new("curl");
@@ -23,19 +31,6 @@ fn curl(ca: &Path, arguments: &[&str]) -> Output {
 fn said(out: &Output) -> String {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-/// A backend that answers each request with its own head.
-fn mirror() -> Backend {
-    Backend::start(|mut stream, _| {
-        loop {
-            let head = read_head(&mut stream);
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
-            if head.is_empty() || stream.write_all(answer.as_bytes()).is_err() {
-                return;
-            }
-        }
-    })
 }
 
 /// A service that ends TLS, with more under `tls`.
@@ -86,11 +81,7 @@ fn python_says_everything_over_tls_too() {
         return;
     }
     let pki = Pki::new();
-    let port = free_port();
-    let backend = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut command = Command::new(&python);
-    command.args([SCRIPT, "serve", &port.to_string()]);
-    let _server = Process::start(&mut command, directory("aiohttp")).listening(backend);
+    let (backend, _server) = aiohttp(&python);
     for protocol in ["auto", "http"] {
         let proxy = terminating(&pki, "", backend, &format!(", protocol: {protocol}"));
         let mut command = Command::new(&python);
@@ -132,7 +123,7 @@ fn http_is_agreed_on_by_alpn_and_auto_passes_on_what_is_not() {
     if !have(&["openssl"]) {
         return;
     }
-    let (pki, backend) = (Pki::new(), mirror());
+    let (pki, backend) = (Pki::new(), Backend::mirror());
     let http = terminating(&pki, "", backend.addr, ", protocol: http");
     let auto = terminating(&pki, "", backend.addr, "");
     for proxy in [&http, &auto] {
@@ -151,7 +142,7 @@ fn clients_show_certificates_and_endpoints_are_told_their_subject() {
     if !have(&["openssl"]) {
         return;
     }
-    let (pki, backend) = (Pki::new(), mirror());
+    let (pki, backend) = (Pki::new(), Backend::mirror());
     // A name that would be two lines of a message.
     let client = pki.sign("client", "/O=Ship\r\nX-Evil: yes/CN=ann", "DNS:ann");
     let (cert, key) = (client.cert.display().to_string(), client.key.display().to_string());
@@ -394,11 +385,7 @@ fn large_bodies_and_slow_readers() {
         return;
     }
     let pki = Pki::new();
-    let port = free_port();
-    let backend = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut command = Command::new(&python);
-    command.args([SCRIPT, "serve", &port.to_string()]);
-    let _server = Process::start(&mut command, directory("aiohttp")).listening(backend);
+    let (backend, _server) = aiohttp(&python);
     let proxy = terminating(&pki, "", backend, "");
     let home = directory("bodies");
     let file = home.join("upload");

@@ -204,6 +204,19 @@ impl Backend {
         Self::start(move |mut stream, _| while respond(&mut stream, 200, body) {})
     }
 
+    /// Answers every request with its own head.
+    pub fn mirror() -> Self {
+        Self::start(|mut stream, _| {
+            loop {
+                let head = read_head(&mut stream);
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
+                if head.is_empty() || stream.write_all(answer.as_bytes()).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
     /// An address at which nobody listens.
     pub fn nobody() -> SocketAddr {
         TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
