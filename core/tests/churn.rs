@@ -3,7 +3,7 @@
 mod common;
 
 use common::{POLICIES, World, address, failed, id, keys, quick, spec};
-use evenkeel_core::balancer::{Config, Fact, Input, OutlierConfig, Policy};
+use evenkeel_core::balancer::{Config, Fact, Grounds, Input, OutlierConfig, Policy, Standing};
 use evenkeel_core::endpoint::{EndpointSpec, Readiness};
 use evenkeel_core::picker::{NoPick, Outcome, Scope, Ticket};
 use evenkeel_core::rng::Rng;
@@ -127,8 +127,8 @@ fn weight_zero_and_an_operator_drain() {
         world.set(vec![idle, spec(1), spec(2)]);
         world.input(Input::Drain(id(1), true));
         assert_eq!(world.turns(50)[&id(2)], 50, "{policy:?}");
-        assert_eq!(world.view(0).explanation, "not picked: its weight is 0");
-        assert_eq!(world.view(1).explanation, "not picked: an operator drains it");
+        assert_eq!(world.view(0).explanation, "not picked: its weight has been 0 for 0 s");
+        assert_eq!(world.view(1).explanation, "not picked: an operator has been draining it for 0 s");
         world.input(Input::Drain(id(1), false));
         world.run(secs(11));
         assert!(world.view(1).usable);
@@ -164,10 +164,23 @@ fn an_endpoint_that_fails_is_ejected_probed_and_comes_back() {
     let dead = |i| if i == id(1) { failed() } else { quick() };
     let failures = (0..300).filter(|_| world.turn(dead) == id(1)).count();
     assert_eq!(failures, 5, "five in a row, then none");
-    assert!(matches!(world.facts.last(), Some(Fact::Ejected { reason: "consecutive failures", .. })));
-    assert!(world.view(1).explanation.starts_with("not picked: it is ejected for"), "{}", world.view(1).explanation);
+    assert!(matches!(world.facts.last(), Some(Fact::Ejected { grounds: Grounds::Streak(5), .. })));
     // 30 s ± 20 %.
-    world.run(secs(23));
+    world.run(secs(12));
+    let view = world.view(1);
+    assert!(
+        matches!(view.standing, Standing::Ejected { grounds: Grounds::Streak(5), left }
+        if (secs(12)..=secs(24)).contains(&left)),
+        "{:?}",
+        view.standing
+    );
+    assert_eq!(view.since, Some(secs(12)));
+    let said = &view.explanation;
+    assert!(
+        said.starts_with("not picked: it was ejected 12 s ago, for ") && said.ends_with(": 5 failures in a row"),
+        "{said}"
+    );
+    world.run(secs(11));
     assert!((0..30).all(|_| world.turn(dead) != id(1)));
     world.run(secs(14));
     // One turn as a probe, and out again.

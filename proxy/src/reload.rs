@@ -514,7 +514,7 @@ impl Control {
             Decision::Added(_) => note("added", ""),
             // Said with its address when it retires.
             Decision::Removed(_) => {}
-            Decision::Ejected { duration, reason, .. } => note("ejected", &format!("for {duration:.0?}: {reason}")),
+            Decision::Ejected { duration, grounds, .. } => note("ejected", &format!("for {duration:.0?}: {grounds}")),
             Decision::Readmitted(_) => note("readmitted", "the probe succeeded"),
             Decision::HealthChanged { healthy: true, detail, .. } => note("healthy", &detail),
             Decision::HealthChanged { healthy: false, detail, .. } => note("unhealthy", &detail),

@@ -1,24 +1,88 @@
 //! Answers to "why does this endpoint get what it gets?".
 
-use super::{Balancer, EndpointView, Policy};
-use crate::time::Instant;
+use super::{Balancer, EndpointView, Grounds, Member, Policy};
+use crate::endpoint::Readiness;
+use crate::time::{Duration, Instant};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
+
+/// What decides whether an endpoint is picked: the first of these that is true of it, from the bottom up.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Standing {
+    /// Nothing is known against it.
+    Well,
+    /// Its weight grows: how far it has come (0 to 1), and for how long it goes on.
+    SlowStart {
+        /// The part of its weight that it has.
+        progress: f64,
+        /// Until it has all of it.
+        left: Duration,
+    },
+    /// Its ejection is over; one turn will tell whether it is well again.
+    Probation {
+        /// Why it was ejected.
+        grounds: Grounds,
+    },
+    /// It is not picked, for what its turns showed.
+    Ejected {
+        /// Why.
+        grounds: Grounds,
+        /// For so long.
+        left: Duration,
+    },
+    /// Its active check fails.
+    Unhealthy,
+    /// Discovery gives it no weight.
+    Weightless,
+    /// Discovery says that it is not ready.
+    NotReady,
+    /// Discovery says that it leaves.
+    Terminating,
+    /// An operator drains it.
+    Drained,
+}
+
+impl Standing {
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::SlowStart { .. } => "slow-start",
+            Self::Probation { .. } => "probation",
+            Self::Ejected { .. } => "ejected",
+            Self::Unhealthy => "unhealthy",
+            Self::Weightless => "weight-0",
+            Self::NotReady => "not-ready",
+            Self::Terminating => "terminating",
+            Self::Drained => "drained",
+        }
+    }
+
+    /// Is this a reason not to be picked?
+    pub fn is_against(self) -> bool {
+        !matches!(self, Self::Well | Self::SlowStart { .. })
+    }
+}
 
 impl Balancer {
     /// Every known endpoint, in order of address, and why it is or is not picked.
     pub fn explain(&self, now: Instant) -> Vec<EndpointView> {
         let choice = self.choose(now);
         let total: f64 = choice.entries.iter().map(|e| e.effective).sum();
-        let chosen: BTreeMap<_, _> = choice.entries.iter().map(|e| (e.endpoint.id, e.effective)).collect();
+        let even = self.rebalancer.even(&choice.entries);
+        let chosen: BTreeMap<_, _> =
+            choice.entries.iter().zip(even).map(|(e, even)| (e.endpoint.id, (e.effective, even))).collect();
         let mut views: Vec<EndpointView> = self
             .members
             .iter()
             .map(|(id, member)| {
-                let effective = chosen.get(id).copied();
+                let picked = chosen.get(id).copied();
+                let effective = picked.map(|(effective, _)| effective);
                 let fair_share = effective.map_or(0.0, |weight| weight / total);
+                let (standing, since) = self.standing(member, choice.ramping, now);
                 EndpointView {
                     endpoint: member.endpoint.clone(),
                     readiness: member.spec.readiness,
@@ -26,7 +90,10 @@ impl Balancer {
                     weight: member.spec.weight,
                     effective_weight: effective.unwrap_or(0.0),
                     fair_share,
-                    explanation: self.sentence(member, effective.is_some(), fair_share, choice.panic, now),
+                    fair_sessions: picked.map(|(_, even)| even),
+                    explanation: self.sentence(member, effective.is_some(), fair_share, choice.panic, standing, since),
+                    standing,
+                    since,
                 }
             })
             .collect();
@@ -34,44 +101,90 @@ impl Balancer {
         views
     }
 
-    fn sentence(&self, member: &super::Member, usable: bool, fair_share: f64, panic: bool, now: Instant) -> String {
-        use crate::endpoint::Readiness;
-        let against = if self.drained.contains(&member.endpoint.id) {
-            Some(String::from("an operator drains it"))
+    /// How it stands, and for how long it has.
+    fn standing(&self, member: &Member, ramping: bool, now: Instant) -> (Standing, Option<Duration>) {
+        let since = |at: Instant| Some(now.since(at));
+        let (ejection, told) = (&member.ejection, since(member.told_since));
+        if let Some(&at) = self.drained.get(&member.endpoint.id) {
+            (Standing::Drained, since(at))
         } else if member.spec.readiness == Readiness::Terminating {
-            Some(String::from("its Pod is terminating"))
+            (Standing::Terminating, told)
         } else if member.spec.readiness == Readiness::NotReady {
-            Some(String::from("discovery says it is not ready"))
+            (Standing::NotReady, told)
         } else if member.spec.weight <= 0.0 {
-            Some(String::from("its weight is 0"))
+            (Standing::Weightless, told)
         } else if member.checked == Some(false) {
-            Some(format!("its health check fails: {}", member.check_detail))
-        } else if let Some(until) = member.ejection.until() {
-            let left = until.since(now).as_secs();
-            Some(format!("it is ejected for {left} s more: {}", member.ejection.reason))
-        } else if member.ejection.is_out() {
-            Some(format!("it was ejected ({}) and its next turn is a probe", member.ejection.reason))
+            (Standing::Unhealthy, since(member.checked_since))
+        } else if let Some(until) = ejection.until() {
+            (Standing::Ejected { grounds: ejection.grounds, left: until.since(now) }, since(ejection.began))
+        } else if ejection.is_out() {
+            (Standing::Probation { grounds: ejection.grounds }, since(ejection.began))
         } else {
-            None
-        };
-        let share = format!("{:.1} %", fair_share * 100.0);
-        match (usable, against) {
-            (true, None) => {
-                let progress = member.progress(self.config.slow_start, now);
-                if progress < 1.0 {
-                    format!("picked; fair share {share}; in slow start, at {:.0} % of its weight", progress * 100.0)
-                } else {
-                    format!("picked; fair share {share}; {}", rule(self.config.turn_policy))
+            let (window, started) = (self.config.slow_start, member.started.filter(|_| ramping));
+            let progress = member.progress(window, now);
+            match started {
+                Some(at) if progress < 1.0 => {
+                    (Standing::SlowStart { progress, left: (at + window).since(now) }, since(at))
                 }
+                _ => (Standing::Well, None),
             }
-            (true, Some(against)) if panic => {
-                format!("picked although {against}: too few endpoints are fit (panic); fair share {share}")
-            }
-            (true, Some(against)) => format!("picked although {against}: nothing better is left; fair share {share}"),
-            (false, Some(against)) => format!("not picked: {against}"),
-            (false, None) => String::from("not picked: others are ready"),
         }
     }
+
+    fn sentence(
+        &self,
+        member: &Member,
+        usable: bool,
+        fair_share: f64,
+        panic: bool,
+        standing: Standing,
+        since: Option<Duration>,
+    ) -> String {
+        let time = brief(since.unwrap_or_default());
+        let against = match standing {
+            Standing::Drained => format!("an operator has been draining it for {time}"),
+            Standing::Terminating => format!("its Pod has been terminating for {time}"),
+            Standing::NotReady => format!("discovery has called it not ready for {time}"),
+            Standing::Weightless => format!("its weight has been 0 for {time}"),
+            Standing::Unhealthy => format!("its health check has failed for {time}: {}", member.check_detail),
+            Standing::Ejected { grounds, left } => {
+                format!("it was ejected {time} ago, for {} more: {grounds}", brief(left))
+            }
+            Standing::Probation { grounds } => {
+                format!("it was ejected {time} ago ({grounds}), and its next turn is a probe")
+            }
+            Standing::Well | Standing::SlowStart { .. } => String::new(),
+        };
+        let share = format!("{:.1} %", fair_share * 100.0);
+        match (usable, standing.is_against()) {
+            (true, false) => match standing {
+                Standing::SlowStart { progress, left } => format!(
+                    "picked; fair share {share}; in slow start, at {:.0} % of its weight, for {} more",
+                    progress * 100.0,
+                    brief(left)
+                ),
+                _ => format!("picked; fair share {share}; {}", rule(self.config.turn_policy)),
+            },
+            (true, true) if panic => {
+                format!("picked although {against}: too few endpoints are fit (panic); fair share {share}")
+            }
+            (true, true) => format!("picked although {against}: nothing better is left; fair share {share}"),
+            (false, true) => format!("not picked: {against}"),
+            (false, false) => String::from("not picked: others are ready"),
+        }
+    }
+}
+
+/// A time in the unit that a reader would choose: `7 s`, `12 min`, `5 h`, `3 days`.
+pub fn brief(time: Duration) -> impl fmt::Display {
+    let seconds = time.as_secs();
+    let (n, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7_200 => (seconds / 60, "min"),
+        7_200..172_800 => (seconds / 3_600, "h"),
+        _ => (seconds / 86_400, "days"),
+    };
+    fmt::from_fn(move |f| write!(f, "{n} {unit}"))
 }
 
 /// What decides between endpoints, in words.
@@ -84,5 +197,18 @@ fn rule(policy: Policy) -> &'static str {
         Policy::PeakEwma => "the better of two draws, by latency and work in flight",
         Policy::LeastSession => "where sessions are fewest for the weight",
         Policy::RingHash | Policy::Maglev => "by the hash of the affinity key",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn times_are_brief() {
+        let said = |seconds| brief(Duration::from_secs(seconds)).to_string();
+        assert_eq!([0, 119, 120, 7_199, 7_200, 172_799].map(said), ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h"]);
+        assert_eq!(said(172_800), "2 days");
     }
 }

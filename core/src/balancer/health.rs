@@ -3,8 +3,8 @@
 //! Back leads through probation: when the time of an ejection is over, *one* real turn goes to the
 //! endpoint. If it succeeds the endpoint returns with slow start, else it is out again, for longer.
 
-use super::OutlierConfig;
 use super::member::Member;
+use super::{Grounds, OutlierConfig};
 use crate::endpoint::EndpointId;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
@@ -31,7 +31,9 @@ pub(super) struct Ejection {
     count: u32,
     /// When its last ejection ended, or was last forgiven in part.
     since: Instant,
-    pub(super) reason: &'static str,
+    /// When its last ejection began.
+    pub(super) began: Instant,
+    pub(super) grounds: Grounds,
 }
 
 #[derive(Debug, Default)]
@@ -44,18 +46,12 @@ enum State {
 
 impl Ejection {
     /// Throws it out; returns for how long.
-    pub(super) fn begin(
-        &mut self,
-        config: &OutlierConfig,
-        reason: &'static str,
-        rng: &mut Rng,
-        now: Instant,
-    ) -> Duration {
+    pub(super) fn begin(&mut self, config: &OutlierConfig, grounds: Grounds, rng: &mut Rng, now: Instant) -> Duration {
         self.count += 1;
         let longest = (config.ejection * self.count).min(config.max_ejection);
         // Many evenkeels eject the same endpoint; they must not all come back at once.
         let duration = longest.mul_f64(0.8 + 0.4 * rng.unit());
-        (self.state, self.reason) = (State::Out(now + duration), reason);
+        (self.state, self.grounds, self.began) = (State::Out(now + duration), grounds, now);
         duration
     }
 

@@ -5,7 +5,7 @@ use crate::endpoint::{Endpoint, EndpointId, EndpointSpec, Readiness};
 use crate::picker::ewma;
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -16,10 +16,13 @@ const FLOOR: f64 = 0.1;
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) spec: EndpointSpec,
+    /// Since when discovery wants it to serve, or not to.
+    pub(super) told_since: Instant,
     /// Slow start counts from here; `None`: it was there from the beginning.
     pub(super) started: Option<Instant>,
     /// The last verdict of the active check, if there is one.
     pub(super) checked: Option<bool>,
+    pub(super) checked_since: Instant,
     pub(super) check_detail: Box<str>,
     pub(super) ejection: Ejection,
     /// Its sessions were told to go.
@@ -35,8 +38,10 @@ impl Member {
             endpoint,
             told_to_leave,
             spec: spec.clone(),
+            told_since: now,
             started: late.then_some(now),
             checked: None,
+            checked_since: now,
             check_detail: Box::default(),
             ejection: Ejection::default(),
         }
@@ -48,6 +53,10 @@ impl Member {
         if serves(spec) && !serves(&self.spec) {
             self.starts(now);
         }
+        let told = |spec: &EndpointSpec| (spec.readiness, spec.weight > 0.0);
+        if told(spec) != told(&self.spec) {
+            self.told_since = now;
+        }
         self.spec = spec.clone();
     }
 
@@ -57,14 +66,14 @@ impl Member {
     }
 
     /// Discovery and operator want it to serve.
-    pub(super) fn is_candidate(&self, drained: &BTreeSet<EndpointId>) -> bool {
-        self.spec.readiness == Readiness::Ready && self.spec.weight > 0.0 && !drained.contains(&self.endpoint.id)
+    pub(super) fn is_candidate(&self, drained: &BTreeMap<EndpointId, Instant>) -> bool {
+        self.spec.readiness == Readiness::Ready && self.spec.weight > 0.0 && !drained.contains_key(&self.endpoint.id)
     }
 
     /// Discovery or operator want it to go.
-    pub(super) fn leaves(&self, drained: &BTreeSet<EndpointId>) -> bool {
+    pub(super) fn leaves(&self, drained: &BTreeMap<EndpointId, Instant>) -> bool {
         let id = &self.endpoint.id;
-        self.spec.readiness == Readiness::Terminating || self.spec.weight <= 0.0 || drained.contains(id)
+        self.spec.readiness == Readiness::Terminating || self.spec.weight <= 0.0 || drained.contains_key(id)
     }
 
     /// Nothing is known against it.

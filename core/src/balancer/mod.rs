@@ -17,12 +17,14 @@ use crate::picker::{Entry, Picker, Recipe, ewma};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
+pub use self::explain::{Standing, brief};
 pub use self::rebalance::{Pace, RebalanceConfig, RebalanceView, Shed};
 
 /// How often counters are read while there is traffic.
@@ -180,7 +182,7 @@ pub enum Fact {
         /// How long.
         duration: Duration,
         /// Why.
-        reason: &'static str,
+        grounds: Grounds,
     },
     /// Its ejection ended.
     Readmitted(EndpointId),
@@ -213,6 +215,34 @@ pub enum Fact {
     RebalancePaused,
 }
 
+/// Why an endpoint is ejected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Grounds {
+    /// So many failures in a row.
+    Streak(u32),
+    /// Its failure rate is far above that of its peers.
+    Deviation,
+    /// It was ejected before, and failed the turn that was to show that it is well again.
+    Probe,
+}
+
+impl Default for Grounds {
+    fn default() -> Self {
+        Self::Streak(0)
+    }
+}
+
+impl fmt::Display for Grounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Streak(1) => f.write_str("1 failure"),
+            Self::Streak(n) => write!(f, "{n} failures in a row"),
+            Self::Deviation => f.write_str("a failure rate far above the median"),
+            Self::Probe => f.write_str("the probe failed"),
+        }
+    }
+}
+
 /// Why a timeout was armed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
@@ -243,6 +273,12 @@ pub struct EndpointView {
     pub effective_weight: f64,
     /// Its fair share now, 0 to 1.
     pub fair_share: f64,
+    /// Sessions placed whole that it would have if their counts were even; `None` if not usable.
+    pub fair_sessions: Option<u32>,
+    /// How it stands.
+    pub standing: Standing,
+    /// For how long it has stood so; `None` if there is nothing to say of it.
+    pub since: Option<Duration>,
     /// In words: why it is or is not picked.
     pub explanation: String,
 }
@@ -255,7 +291,8 @@ pub struct Balancer {
     rng: Rng,
     sources: BTreeMap<u64, Vec<EndpointSpec>>,
     members: BTreeMap<EndpointId, Member>,
-    drained: BTreeSet<EndpointId>,
+    /// What an operator drains, and since when.
+    drained: BTreeMap<EndpointId, Instant>,
     /// Endpoints that discovery does not know any more, while somebody still uses them.
     departed: Vec<Departed>,
     rebalancer: Rebalancer,
@@ -294,7 +331,7 @@ impl Balancer {
             departed: Vec::new(),
             sources: BTreeMap::new(),
             members: BTreeMap::new(),
-            drained: BTreeSet::new(),
+            drained: BTreeMap::new(),
             outputs: VecDeque::new(),
             begun: false,
             panic: false,
@@ -335,6 +372,7 @@ impl Balancer {
                 if before == Some(healthy) || (before.is_none() && healthy) {
                     return;
                 }
+                member.checked_since = now;
                 if healthy {
                     member.starts(now);
                 }
@@ -343,7 +381,7 @@ impl Balancer {
             Input::Suspect(endpoint) => {
                 let Some(limit) = self.config.outlier.consecutive else { return };
                 let streak = self.members.get(&endpoint).map_or(0, |m| m.endpoint.load.streak.load(Relaxed));
-                if streak < limit || !self.eject(endpoint, "consecutive failures", now) {
+                if streak < limit || !self.eject(endpoint, Grounds::Streak(streak), now) {
                     return;
                 }
             }
@@ -360,10 +398,13 @@ impl Balancer {
                 }
             }
             Input::Drain(endpoint, drains) => {
-                let changed = if drains { self.drained.insert(endpoint) } else { self.drained.remove(&endpoint) };
-                if !changed {
+                if drains == self.drained.contains_key(&endpoint) {
                     return;
                 }
+                match drains {
+                    true => self.drained.insert(endpoint, now),
+                    false => self.drained.remove(&endpoint),
+                };
                 if let Some(member) = self.members.get_mut(&endpoint).filter(|_| !drains) {
                     member.starts(now);
                 }
@@ -431,7 +472,7 @@ impl Balancer {
     }
 
     /// Ejects an endpoint, if not too many are ejected already; false: it stays.
-    fn eject(&mut self, id: EndpointId, reason: &'static str, now: Instant) -> bool {
+    fn eject(&mut self, id: EndpointId, grounds: Grounds, now: Instant) -> bool {
         let candidates = self.members.values().filter(|m| m.is_candidate(&self.drained)).count();
         let allowed = ((candidates as f64 * self.config.outlier.max_ejected) as usize).max(1);
         let ejected = self.members.values().filter(|m| m.ejection.is_out()).count();
@@ -439,19 +480,19 @@ impl Balancer {
         if member.ejection.is_out() || ejected >= allowed {
             return false;
         }
-        let duration = member.ejection.begin(&self.config.outlier, reason, &mut self.rng, now);
+        let duration = member.ejection.begin(&self.config.outlier, grounds, &mut self.rng, now);
         member.endpoint.load.streak.store(0, Relaxed);
-        self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, reason }));
+        self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, grounds }));
         true
     }
 
     /// The probe failed: out again, for longer.
     fn eject_again(&mut self, id: EndpointId, now: Instant) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        let reason = "the probe failed";
-        let duration = member.ejection.begin(&self.config.outlier, reason, &mut self.rng, now);
+        let grounds = Grounds::Probe;
+        let duration = member.ejection.begin(&self.config.outlier, grounds, &mut self.rng, now);
         member.endpoint.load.streak.store(0, Relaxed);
-        self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, reason }));
+        self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, grounds }));
     }
 
     /// A known endpoint.
@@ -544,8 +585,9 @@ impl Balancer {
         for (&id, member) in &mut self.members {
             member.ejection.forgive(&self.config.outlier, now);
             let load = &member.endpoint.load;
-            if self.config.outlier.consecutive.is_some_and(|limit| load.streak.load(Relaxed) >= limit) {
-                suspects.push((id, "consecutive failures"));
+            let streak = load.streak.load(Relaxed);
+            if self.config.outlier.consecutive.is_some_and(|limit| streak >= limit) {
+                suspects.push((id, Grounds::Streak(streak)));
             }
             if load.turns.load(Relaxed) > 0 {
                 let silent_since = load.last_completion.load(Relaxed).max(load.busy_since.load(Relaxed));
@@ -554,11 +596,11 @@ impl Balancer {
         }
         if let Some(deviation) = self.config.outlier.deviation {
             let deviants = self.health.deviants(&self.members, deviation, now);
-            suspects.extend(deviants.into_iter().map(|id| (id, "failure rate far above the median")));
+            suspects.extend(deviants.into_iter().map(|id| (id, Grounds::Deviation)));
         }
         let mut changed = false;
-        for (id, reason) in suspects {
-            changed |= self.eject(id, reason, now);
+        for (id, grounds) in suspects {
+            changed |= self.eject(id, grounds, now);
         }
         changed
     }

@@ -155,6 +155,8 @@ struct Plan {
     total: u32,
     /// Endpoints that have too many, and how many; the largest excess first.
     excess: Vec<(Arc<Endpoint>, u32)>,
+    /// What each would have if it were even.
+    targets: Vec<u32>,
 }
 
 impl Rebalancer {
@@ -336,6 +338,11 @@ impl Rebalancer {
         sheds
     }
 
+    /// Sessions that each would have if their counts were even, those on their way included.
+    pub(super) fn even(&self, entries: &[Entry]) -> Vec<u32> {
+        plan(entries, self.away_now()).targets
+    }
+
     pub(super) fn view(&self, config: &RebalanceConfig, entries: &[Entry], now: Instant) -> RebalanceView {
         let plan = plan(entries, self.away_now());
         RebalanceView {
@@ -372,9 +379,9 @@ fn plan(entries: &[Entry], away: u32) -> Plan {
     let over = |(entry, (&count, target)): (&Entry, (&u32, u32))| {
         (count > target).then(|| (entry.endpoint.clone(), count - target))
     };
-    let mut excess: Vec<_> = entries.iter().zip(counts.iter().zip(targets)).filter_map(over).collect();
+    let mut excess: Vec<_> = entries.iter().zip(counts.iter().zip(targets.iter().copied())).filter_map(over).collect();
     excess.sort_by_key(|&(_, n)| Reverse(n));
-    Plan { skew, needed: excess.iter().map(|&(_, n)| n).sum(), total, excess }
+    Plan { skew, needed: excess.iter().map(|&(_, n)| n).sum(), total, excess, targets }
 }
 
 /// What each has if all come one by one and go where the picker sends them, to the smallest (L + 1)/w

@@ -516,6 +516,11 @@ impl Picker {
         self.entries.len()
     }
 
+    /// Endpoints that may take turns now, with the weights that make their fair shares.
+    pub fn weights(&self) -> impl Iterator<Item = (&Arc<Endpoint>, f64)> {
+        self.entries.iter().map(|e| (&e.endpoint, e.effective))
+    }
+
     /// Endpoints that may take turns now.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.entries.iter().map(|e| &e.endpoint)
