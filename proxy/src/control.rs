@@ -1,26 +1,25 @@
 //! What the control thread knows, in one place: for the admin API, the metrics, and the drain.
 
+use crate::live::Live;
+use crate::now::SessionAges;
 use crate::observe::events::Events;
-use crate::observe::sums::{EndpointSums, Sums};
-use crate::registry::{Registry, ServiceEntry, SessionView};
+use crate::recent::Recent;
+use crate::registry::{Registry, SessionView};
 use crate::reload::Setup;
 use crate::service::Service;
 use crate::worker::{Command, Handle};
 use evenkeel_core::address::Address;
-use evenkeel_core::balancer::{EndpointView, RebalanceView};
-use evenkeel_core::skew::{Skew, skew};
-use evenkeel_upstream::pump::{Clock, Pump, SourceStatus};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use evenkeel_core::picker::Picker;
+use evenkeel_core::time::Instant;
+use evenkeel_upstream::pump::{Clock, Pump};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
+use std::time::{Duration, SystemTime};
 
 /// A worker that has been busy with one turn of its loop for this long is stuck.
 const STALL: Duration = Duration::from_secs(1);
 /// How often counters are sampled.
 pub(crate) const SAMPLE: Duration = Duration::from_secs(1);
-/// Recent shares are over so many samples.
-const WINDOW: usize = 10;
 /// How long a worker may take to describe its sessions.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -30,8 +29,9 @@ pub(crate) struct Controlled {
     service: RwLock<Arc<Service>>,
     pub(crate) pump: Pump,
     listening: RwLock<Vec<Address>>,
-    /// Turns of each endpoint at the last samples, oldest first.
-    recent: Mutex<VecDeque<HashMap<String, u64>>>,
+    recent: Mutex<Recent>,
+    /// What workers pick from.
+    picker: Arc<RwLock<Arc<Picker>>>,
     /// Something was published for it.
     pub(crate) began: Arc<AtomicBool>,
 }
@@ -41,6 +41,7 @@ pub(crate) struct Controlled {
 pub(crate) struct Control {
     pub(crate) name: String,
     pub(crate) clock: Clock,
+    pub(crate) started: SystemTime,
     pub(crate) registry: Arc<Registry>,
     pub(crate) workers: Arc<[Arc<Handle>]>,
     services: RwLock<Vec<Arc<Controlled>>>,
@@ -50,6 +51,8 @@ pub(crate) struct Control {
     pub(crate) setup: Mutex<Setup>,
     /// How the last attempts to change it went.
     pub(crate) reloads: Mutex<Reloads>,
+    /// What streams of the present share.
+    pub(crate) live: Live,
 }
 
 /// How reading the configuration again went.
@@ -69,41 +72,16 @@ pub(crate) struct Reloads {
     pub(crate) changes: Vec<String>,
 }
 
-/// Everything that is known of one endpoint now.
-#[derive(Clone, Debug)]
-pub(crate) struct EndpointNow {
-    pub(crate) view: EndpointView,
-    pub(crate) address: String,
-    pub(crate) sums: EndpointSums,
-    /// Its part of the turns of the last ten seconds; of all, if there were none.
-    pub(crate) share: f64,
-    /// Its part of the sessions that are placed whole.
-    pub(crate) session_share: f64,
-}
-
-/// Everything that is known of one service now.
-#[derive(Clone, Debug)]
-pub(crate) struct ServiceNow {
-    pub(crate) name: String,
-    pub(crate) listening: Vec<String>,
-    pub(crate) protocol: &'static str,
-    pub(crate) policy: &'static str,
-    pub(crate) sums: Sums,
-    pub(crate) endpoints: Vec<EndpointNow>,
-    /// Counted for endpoints that are not known any more.
-    pub(crate) departed: Vec<(String, EndpointSums)>,
-    pub(crate) sources: Vec<SourceStatus>,
-    pub(crate) rebalance: RebalanceView,
-    /// When the first certificate ends, seconds since 1970; `None`: TLS does not end here.
-    pub(crate) certificate_expires: Option<i64>,
-    pub(crate) turn_skew: Option<Skew>,
-    pub(crate) session_skew: Option<Skew>,
-}
-
 impl Controlled {
-    pub(crate) fn new(service: Arc<Service>, pump: Pump, listening: Vec<Address>, began: Arc<AtomicBool>) -> Self {
-        let (service, listening) = (RwLock::new(service), RwLock::new(listening));
-        Self { service, pump, listening, recent: Mutex::default(), began }
+    /// `picker` and `began` are told by the pump.
+    pub(crate) fn new(
+        service: Arc<Service>,
+        pump: Pump,
+        picker: Arc<RwLock<Arc<Picker>>>,
+        began: Arc<AtomicBool>,
+    ) -> Self {
+        let (service, listening) = (RwLock::new(service), RwLock::default());
+        Self { service, pump, listening, recent: Mutex::default(), picker, began }
     }
 
     /// The service as it is configured now.
@@ -125,72 +103,15 @@ impl Controlled {
         self.listening.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn entry(&self) -> Arc<ServiceEntry> {
-        self.service().entry.clone()
+    /// What happened to it in the last minutes.
+    pub(crate) fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers how many turns each endpoint has had.
-    fn sample(&self) {
-        let turns = self.entry().sums().into_iter().map(|(address, sums)| (address, sums.turns)).collect();
-        if let Ok(mut recent) = self.recent.lock() {
-            recent.push_back(turns);
-            if recent.len() > WINDOW {
-                recent.pop_front();
-            }
-        }
+    fn sample(&self, now: Instant) {
+        let picker = self.picker.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.recent().sample(&self.service().entry, &picker, now);
     }
-
-    pub(crate) async fn now(&self) -> ServiceNow {
-        let explanation = self.pump.explain().await;
-        let views = explanation.endpoints;
-        let mut sums: BTreeMap<String, EndpointSums> = self.entry().sums();
-        let oldest = self.recent.lock().ok().and_then(|recent| recent.front().cloned()).unwrap_or_default();
-        let mut endpoints: Vec<EndpointNow> = views
-            .into_iter()
-            .map(|view| {
-                let address = view.endpoint.address.to_string();
-                let sums = sums.remove(&address).unwrap_or_default();
-                EndpointNow { view, address, sums, share: 0.0, session_share: 0.0 }
-            })
-            .collect();
-        let since = |e: &EndpointNow| e.sums.turns - oldest.get(&e.address).copied().unwrap_or(0).min(e.sums.turns);
-        let recent: u64 = endpoints.iter().map(since).sum();
-        let turns = |e: &EndpointNow| if recent > 0 { since(e) } else { e.sums.turns };
-        let sessions = |e: &EndpointNow| u64::from(e.view.endpoint.load.sessions.load(Relaxed));
-        let turn_skew = skew_of(&endpoints, turns);
-        let session_skew = skew_of(&endpoints, sessions);
-        let (all_turns, all_sessions): (u64, u64) =
-            endpoints.iter().fold((0, 0), |(t, s), e| (t + turns(e), s + sessions(e)));
-        let shares: Vec<(f64, f64)> = endpoints
-            .iter()
-            .map(|e| (turns(e) as f64 / all_turns.max(1) as f64, sessions(e) as f64 / all_sessions.max(1) as f64))
-            .collect();
-        for (endpoint, (share, session_share)) in endpoints.iter_mut().zip(shares) {
-            (endpoint.share, endpoint.session_share) = (share, session_share);
-        }
-        let service = self.service();
-        let config = &service.config;
-        ServiceNow {
-            name: config.name.clone(),
-            listening: self.listening().iter().map(ToString::to_string).collect(),
-            protocol: config.protocol.as_str(),
-            policy: crate::config::policy_name(config.balance.core.turn_policy),
-            sums: self.entry().total(),
-            endpoints,
-            departed: sums.into_iter().collect(),
-            sources: self.pump.sources(),
-            rebalance: explanation.rebalance,
-            certificate_expires: service.tls.as_ref().and_then(|tls| tls.expires()),
-            turn_skew,
-            session_skew,
-        }
-    }
-}
-
-/// Figures over endpoints that may be picked.
-fn skew_of(endpoints: &[EndpointNow], load: impl Fn(&EndpointNow) -> u64) -> Option<Skew> {
-    let usable = endpoints.iter().filter(|e| e.view.usable && e.view.effective_weight > 0.0);
-    skew(&usable.map(|e| (load(e) as f64, e.view.effective_weight)).collect::<Vec<_>>())
 }
 
 impl Control {
@@ -204,6 +125,7 @@ impl Control {
         Self {
             name,
             clock,
+            started: SystemTime::now(),
             registry,
             workers,
             services: RwLock::default(),
@@ -211,6 +133,7 @@ impl Control {
             draining: AtomicBool::new(false),
             setup: Mutex::new(setup),
             reloads: Mutex::default(),
+            live: Live::default(),
         }
     }
 
@@ -219,7 +142,7 @@ impl Control {
         let mut every = tokio::time::interval(SAMPLE);
         loop {
             every.tick().await;
-            self.services().iter().for_each(|service| service.sample());
+            self.services().iter().for_each(|service| service.sample(self.clock.now()));
         }
     }
 
@@ -259,15 +182,24 @@ impl Control {
 
     /// Up to `limit` sessions of each worker.
     pub(crate) fn sessions(&self, limit: usize) -> Vec<SessionView> {
+        self.ask_all(|reply| Command::Sessions(limit, reply)).into_iter().flatten().collect()
+    }
+
+    /// How old the sessions of a service are. Workers look at all they have: it is for people who ask.
+    pub(crate) fn ages(&self, service: u32) -> SessionAges {
+        let opened = self.ask_all(|reply| Command::Ages(service, reply));
+        SessionAges::of(opened, self.clock.now())
+    }
+
+    /// The answers of all workers that give one in time.
+    fn ask_all<T>(&self, command: impl Fn(mpsc::Sender<T>) -> Command) -> Vec<T> {
         let (reply, answers) = mpsc::channel();
-        for worker in &*self.workers {
-            worker.send(Command::Sessions(limit, reply.clone()));
-        }
+        self.tell_all(|| command(reply.clone()));
         drop(reply);
-        let mut sessions = Vec::new();
-        while let Ok(views) = answers.recv_timeout(ANSWER) {
-            sessions.extend(views);
+        let mut said = Vec::new();
+        while let Ok(answer) = answers.recv_timeout(ANSWER) {
+            said.push(answer);
         }
-        sessions
+        said
     }
 }

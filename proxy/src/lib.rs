@@ -3,7 +3,10 @@
 mod admin;
 pub mod config;
 mod control;
+mod live;
+mod now;
 mod observe;
+mod recent;
 pub mod registry;
 mod reload;
 mod service;

@@ -14,13 +14,14 @@ use crate::worker::socket::Listener;
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::Fact as Decision;
 use evenkeel_core::hash::hash;
+use evenkeel_core::picker::Picker;
 use evenkeel_upstream::check;
 use evenkeel_upstream::pump::{self, Event, Spec};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::time::{Duration, SystemTime};
 use tracing::{debug, info, warn};
 
@@ -325,10 +326,13 @@ impl Change<'_> {
         // Readiness is about the start: a service that is new later must not take the others out.
         let began = Arc::new(AtomicBool::new(self.setup.config.is_some()));
         let begins = began.clone();
+        let picker = Arc::new(RwLock::new(Arc::new(Picker::empty())));
+        let latest = picker.clone();
         let pump = pump::spawn(self.setup.spec(&service), self.control.clock, move |event| {
             let Some(control) = control.upgrade() else { return };
             match event {
                 Event::Publish(picker) => {
+                    *latest.write().unwrap_or_else(PoisonError::into_inner) = picker.clone();
                     control.tell_all(|| Command::Publish(index, picker.clone()));
                     begins.store(true, Relaxed);
                     // Nobody listens after the start.
@@ -349,7 +353,7 @@ impl Change<'_> {
                 Event::Source { target, error: None } => control.note(&name, "source-recovered", &target, ""),
             }
         });
-        Arc::new(Controlled::new(service, pump, Vec::new(), began))
+        Arc::new(Controlled::new(service, pump, picker, began))
     }
 
     /// Sockets that are new, serve others than before, or are not wanted any more: what waits in the queue

@@ -4,7 +4,10 @@
 //! else's: they are refused if they have an `Origin` or a `Host` that is not ours.
 
 mod api;
+mod json;
+mod live;
 mod page;
+mod why;
 
 use crate::control::Control;
 use axum::Router;
@@ -28,7 +31,10 @@ pub(crate) fn serve(listener: TcpListener, control: Arc<Control>) -> impl Future
 
 fn router(control: Arc<Control>) -> Router {
     Router::new()
-        .route("/", get(page::page))
+        .route("/", get(page::all))
+        .route("/services/{name}", get(page::one))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -37,8 +43,11 @@ fn router(control: Arc<Control>) -> Router {
         .route("/api/v1/services/{name}", get(api::service))
         .route("/api/v1/services/{name}/endpoints", get(api::endpoints))
         .route("/api/v1/services/{name}/endpoints/{address}/drain", post(api::drain).delete(api::undrain))
+        .route("/api/v1/services/{name}/why", get(why::service))
+        .route("/api/v1/services/{name}/endpoints/{address}/why", get(why::endpoint))
         .route("/api/v1/sessions", get(api::sessions))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/live", get(live::live))
         .route("/api/v1/config", get(api::config))
         .fallback(|| async { api::Refusal::new(StatusCode::NOT_FOUND, "no such page", "see /openapi.json") })
         .with_state(control)

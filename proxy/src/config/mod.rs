@@ -6,6 +6,8 @@ mod read;
 mod reference;
 mod tls;
 
+pub(crate) use self::read::near;
+
 pub use self::network::Network;
 pub use self::parse::{DEFAULT_ADMIN, POLICIES, load, parse, policy, policy_name};
 pub use self::read::{Problem, Problems};

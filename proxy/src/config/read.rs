@@ -183,6 +183,19 @@ impl<'a> Section<'a> {
     }
 }
 
+/// Up to three of the known names that may have been meant, the nearest first.
+pub(crate) fn near<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Vec<String> {
+    let (name, mut near) = (name.to_lowercase(), Vec::new());
+    for known in known {
+        let distance = strsim::damerau_levenshtein(&known.to_lowercase(), &name);
+        if distance <= 1 + known.len() / 4 {
+            near.push((distance, known));
+        }
+    }
+    near.sort_unstable();
+    near.into_iter().take(3).map(|(_, known)| known.to_owned()).collect()
+}
+
 /// ": did you mean …?", or the list of what there is.
 pub(super) fn suggest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
     let known: Vec<&str> = known.collect();

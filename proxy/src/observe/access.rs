@@ -152,7 +152,7 @@ fn printable(text: &str) -> String {
 }
 
 /// RFC 3339 in UTC, milliseconds.
-fn timestamp(time: SystemTime) -> String {
+pub(crate) fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     // Civil date from day number: Howard Hinnant's algorithm, for the Gregorian calendar.

@@ -20,7 +20,8 @@ pub(crate) struct Event {
     pub(crate) unix_ms: u64,
     pub(crate) service: String,
     /// A closed list: added, removed, ejected, readmitted, healthy, unhealthy, panic, calm,
-    /// source-failed, source-recovered, drained, undrained.
+    /// source-failed, source-recovered, drained, undrained, rebalancing, rebalanced, rebalance-paused,
+    /// reloaded, reload-failed.
     pub(crate) kind: &'static str,
     /// The endpoint or target that it is about.
     pub(crate) subject: String,
@@ -60,6 +61,14 @@ impl Events {
     pub(crate) fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let Ok(memory) = self.memory.lock() else { return (Vec::new(), self.stream.subscribe()) };
         (memory.1.iter().cloned().collect(), self.stream.subscribe())
+    }
+
+    /// Facts that came after the one with this id, oldest first; only the last `limit` of them.
+    pub(crate) fn after(&self, id: u64, limit: usize) -> Vec<Event> {
+        let Ok(memory) = self.memory.lock() else { return Vec::new() };
+        let mut after: Vec<Event> = memory.1.iter().rev().take_while(|e| e.id > id).take(limit).cloned().collect();
+        after.reverse();
+        after
     }
 
     /// How often each kind happened to each service.

@@ -3,7 +3,8 @@
 //! counts.
 
 use super::sums::{EndpointSums, OTHER, merged};
-use crate::control::{Control, ServiceNow};
+use crate::control::Control;
+use crate::now::{EndpointNow, ServiceNow};
 use crate::registry::LATENCY_BOUNDS_US;
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Readiness;
@@ -119,11 +120,7 @@ fn counted(
 }
 
 /// A sample for each endpoint that is known now.
-fn known(
-    scrape: &Scrape,
-    out: &mut Samples<'_, '_>,
-    value: impl Fn(&crate::control::EndpointNow) -> f64,
-) -> fmt::Result {
+fn known(scrape: &Scrape, out: &mut Samples<'_, '_>, value: impl Fn(&EndpointNow) -> f64) -> fmt::Result {
     for service in &scrape.services {
         for endpoint in service.endpoints.iter().take(MAX_ENDPOINTS) {
             out.gauge(vec![("service", &service.name), ("endpoint", &endpoint.address)], value(endpoint))?;
@@ -414,7 +411,7 @@ const METRICS: &[Metric] = &[
         read: |scrape, out| {
             for service in &scrape.services {
                 for state in ["usable", "unusable", "terminating", "not-ready"] {
-                    let of = |e: &&crate::control::EndpointNow| match (e.view.usable, e.view.readiness) {
+                    let of = |e: &&EndpointNow| match (e.view.usable, e.view.readiness) {
                         (true, _) => "usable",
                         (false, Readiness::Ready) => "unusable",
                         (false, Readiness::Terminating) => "terminating",
@@ -570,12 +567,8 @@ impl Process {
 
 /// The text that `/metrics` answers (OpenMetrics 1.0).
 pub(crate) async fn scrape(control: &Control) -> Result<String, fmt::Error> {
-    let mut services = Vec::new();
-    for service in control.services() {
-        services.push(service.now().await);
-    }
     let scrape = Scrape {
-        services,
+        services: control.now().await,
         events: control.events.counts(),
         workers: control.workers.len(),
         stalled: control.stalled(),

@@ -56,6 +56,11 @@ impl EndpointSums {
         pairs(&mut self.latency, &other.latency);
     }
 
+    /// Turns that it failed, for whatever cause.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures.iter().sum()
+    }
+
     /// The time to first byte below which `quantile` of the turns were, in milliseconds: the upper
     /// bound of its bucket, so never an understatement. `None` without turns.
     pub(crate) fn latency_ms(&self, quantile: f64) -> Option<f64> {

@@ -4,8 +4,10 @@ use super::Worker;
 use super::client::Leaving;
 use super::complaints::{Subject, is_clients};
 use super::slab::Key;
+use crate::now::Opened;
 use crate::registry::SessionView;
 use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_core::picker::Scope;
 use evenkeel_wire::session::{LinkFate, TurnEnd};
 use std::io;
 
@@ -127,6 +129,18 @@ impl Worker {
             self.remove_link(key);
         }
         self.heartbeat.stops();
+    }
+
+    /// When each session of a service was opened, by the endpoint on which it is placed whole.
+    pub(super) fn opened(&self, service: u32) -> Opened {
+        let mut opened = Opened::new();
+        let Some(Some(served)) = self.services.get(service as usize) else { return opened };
+        for client in self.sessions.values().filter(|client| client.service == service) {
+            let placed = client.turn.as_ref().filter(|t| t.want.scope == Scope::Session && t.ticket.is_some());
+            let pool = placed.and_then(|turn| served.pools.get(turn.pool as usize)?.as_ref());
+            opened.entry(pool.map(|pool| pool.endpoint.id)).or_default().push(client.opened);
+        }
+        opened
     }
 
     /// Up to `limit` sessions, for the admin API.

@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Drain(std::time::Duration),
     /// Describe up to so many sessions.
     Sessions(usize, std::sync::mpsc::Sender<Vec<crate::registry::SessionView>>),
+    /// Say when each session of a service was opened.
+    Ages(u32, std::sync::mpsc::Sender<crate::now::Opened>),
     /// End everything now and stop.
     Cut,
 }
@@ -393,6 +395,9 @@ impl Worker {
                 Command::Sessions(limit, reply) => {
                     // Whoever asked may have gone.
                     let _gone = reply.send(self.describe(limit));
+                }
+                Command::Ages(service, reply) => {
+                    let _gone = reply.send(self.opened(service));
                 }
                 Command::Cut => self.stop = true,
             }

@@ -73,6 +73,10 @@ impl<T> Slab<T> {
         self.entries.get_mut(key.index as usize).filter(|e| e.0 == key.generation)?.1.as_deref_mut()
     }
 
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|(_, value)| value.as_deref())
+    }
+
     pub(crate) fn keys(&self) -> Vec<Key> {
         let live = |(index, entry): (usize, &(u32, Option<Box<T>>))| {
             entry.1.as_ref().map(|_| Key { index: index as u32, generation: entry.0 })
