@@ -26,9 +26,10 @@ pub fn skew(loads: &[(f64, f64)]) -> Option<Skew> {
     let (sum, squares) = x().fold((0.0, 0.0), |(sum, squares), v| (sum + v, squares + v * v));
     let jain = sum * sum / (n * squares);
     let cv = libm::sqrt((1.0 / jain - 1.0).max(0.0));
-    let total: f64 = loads.iter().map(|&(load, _)| load).sum();
+    let (total, weights) = loads.iter().fold((0.0, 0.0), |(t, w), &(load, weight)| (t + load, w + weight));
     Some(Skew {
-        skew: x().fold(0.0, f64::max) / mean,
+        // Fair is what the weights make of the total, which is not the mean of x if weights differ.
+        skew: x().fold(0.0, f64::max) * weights / total,
         cv,
         jain,
         effective: n * jain,
@@ -47,6 +48,8 @@ mod tests {
         let one = skew(&[(8.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0)]).unwrap();
         assert_eq!((one.skew, one.jain, one.effective), (4.0, 0.25, 1.0));
         assert_eq!(skew(&[(2.0, 1.0), (4.0, 2.0)]).unwrap().skew, 1.0);
+        // Half of the work against a quarter of the weight.
+        assert_eq!(skew(&[(2.0, 1.0), (2.0, 3.0)]).unwrap().skew, 2.0);
         assert_eq!(skew(&[]), None);
         assert_eq!(skew(&[(0.0, 1.0)]), None);
     }

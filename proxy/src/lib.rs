@@ -3,6 +3,7 @@
 mod admin;
 pub mod config;
 mod control;
+pub mod format;
 mod live;
 mod now;
 mod observe;

@@ -106,6 +106,13 @@ impl ServiceNow {
         self.endpoints.iter().filter(|e| e.view.usable).count()
     }
 
+    /// Turns in flight, or waiting for an endpoint: sessions that are placed whole are not among them.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let loads = self.endpoints.iter().map(|e| &e.view.endpoint.load);
+        let sessions = loads.map(|l| u64::from(l.sessions.load(Relaxed)) + u64::from(l.leaving.load(Relaxed)));
+        self.sums.turns_active.saturating_sub(sessions.sum())
+    }
+
     /// The endpoint with the highest share for its fair share.
     pub(crate) fn hottest(&self) -> Option<&EndpointNow> {
         let load = |e: &EndpointNow| e.load(self.measure).unwrap_or(0.0);

@@ -8,6 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// What decides whether an endpoint is picked: the first of these that is true of it, from the bottom up.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -73,6 +74,7 @@ impl Balancer {
         let choice = self.choose(now);
         let total: f64 = choice.entries.iter().map(|e| e.effective).sum();
         let even = self.rebalancer.even(&choice.entries);
+        let rule = rule(self.policy_at_work());
         let chosen: BTreeMap<_, _> =
             choice.entries.iter().zip(even).map(|(e, even)| (e.endpoint.id, (e.effective, even))).collect();
         let mut views: Vec<EndpointView> = self
@@ -83,7 +85,7 @@ impl Balancer {
                 let effective = picked.map(|(effective, _)| effective);
                 let fair_share = effective.map_or(0.0, |weight| weight / total);
                 let (standing, since) = self.standing(member, choice.ramping, now);
-                EndpointView {
+                let mut view = EndpointView {
                     endpoint: member.endpoint.clone(),
                     readiness: member.spec.readiness,
                     usable: effective.is_some(),
@@ -91,10 +93,12 @@ impl Balancer {
                     effective_weight: effective.unwrap_or(0.0),
                     fair_share,
                     fair_sessions: picked.map(|(_, even)| even),
-                    explanation: self.sentence(member, effective.is_some(), fair_share, choice.panic, standing, since),
+                    explanation: String::new(),
                     standing,
                     since,
-                }
+                };
+                view.explanation = sentence(&view, &member.check_detail, choice.panic, rule);
+                view
             })
             .collect();
         views.sort_by(|a, b| a.endpoint.address.cmp(&b.endpoint.address));
@@ -131,47 +135,46 @@ impl Balancer {
         }
     }
 
-    fn sentence(
-        &self,
-        member: &Member,
-        usable: bool,
-        fair_share: f64,
-        panic: bool,
-        standing: Standing,
-        since: Option<Duration>,
-    ) -> String {
-        let time = brief(since.unwrap_or_default());
-        let against = match standing {
-            Standing::Drained => format!("an operator has been draining it for {time}"),
-            Standing::Terminating => format!("its Pod has been terminating for {time}"),
-            Standing::NotReady => format!("discovery has called it not ready for {time}"),
-            Standing::Weightless => format!("its weight has been 0 for {time}"),
-            Standing::Unhealthy => format!("its health check has failed for {time}: {}", member.check_detail),
-            Standing::Ejected { grounds, left } => {
-                format!("it was ejected {time} ago, for {} more: {grounds}", brief(left))
-            }
-            Standing::Probation { grounds } => {
-                format!("it was ejected {time} ago ({grounds}), and its next turn is a probe")
-            }
-            Standing::Well | Standing::SlowStart { .. } => String::new(),
-        };
-        let share = format!("{:.1} %", fair_share * 100.0);
-        match (usable, standing.is_against()) {
-            (true, false) => match standing {
-                Standing::SlowStart { progress, left } => format!(
-                    "picked; fair share {share}; in slow start, at {:.0} % of its weight, for {} more",
-                    progress * 100.0,
-                    brief(left)
-                ),
-                _ => format!("picked; fair share {share}; {}", rule(self.config.turn_policy)),
-            },
-            (true, true) if panic => {
-                format!("picked although {against}: too few endpoints are fit (panic); fair share {share}")
-            }
-            (true, true) => format!("picked although {against}: nothing better is left; fair share {share}"),
-            (false, true) => format!("not picked: {against}"),
-            (false, false) => String::from("not picked: others are ready"),
+    /// The policy that decides most now: that of sessions if they are most of what there is.
+    fn policy_at_work(&self) -> Policy {
+        let loads = || self.members.values().map(|member| &member.endpoint.load);
+        let turns: u64 = loads().map(|load| u64::from(load.turns.load(Relaxed))).sum();
+        let sessions: u64 = loads().map(|load| u64::from(load.sessions.load(Relaxed))).sum();
+        if sessions > turns { self.config.session_policy } else { self.config.turn_policy }
+    }
+}
+
+/// Why it is or is not picked. `rule` decides between those that are.
+fn sentence(view: &EndpointView, check_detail: &str, panic: bool, rule: &str) -> String {
+    let time = brief(view.since.unwrap_or_default());
+    let against = match view.standing {
+        Standing::Drained => format!("an operator has been draining it for {time}"),
+        Standing::Terminating => format!("its Pod has been terminating for {time}"),
+        Standing::NotReady => format!("discovery has called it not ready for {time}"),
+        Standing::Weightless => format!("its weight has been 0 for {time}"),
+        Standing::Unhealthy => format!("its health check has failed for {time}: {check_detail}"),
+        Standing::Ejected { grounds, left } => {
+            format!("it was ejected {time} ago, for {} more: {grounds}", brief(left))
         }
+        Standing::Probation { grounds } => {
+            format!("it was ejected {time} ago ({grounds}), and its next turn is a probe")
+        }
+        Standing::Well | Standing::SlowStart { .. } => String::new(),
+    };
+    let share = format!("{:.1} %", view.fair_share * 100.0);
+    match (view.usable, view.standing) {
+        (true, Standing::SlowStart { progress, left }) => format!(
+            "picked; fair share {share}; in slow start, at {:.0} % of its weight, for {} more",
+            progress * 100.0,
+            brief(left)
+        ),
+        (true, Standing::Well) => format!("picked; fair share {share}; {rule}"),
+        (true, _) if panic => {
+            format!("picked although {against}: too few endpoints are fit (panic); fair share {share}")
+        }
+        (true, _) => format!("picked although {against}: nothing better is left; fair share {share}"),
+        (false, standing) if standing.is_against() => format!("not picked: {against}"),
+        (false, _) => String::from("not picked: others are ready"),
     }
 }
 

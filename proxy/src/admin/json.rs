@@ -28,6 +28,7 @@ pub(super) fn summary(now: &ServiceNow) -> Value {
         "turns": now.sums.turns,
         "turns_per_second": rounded(now.rate),
         "turns_active": now.sums.turns_active,
+        "turns_in_flight": now.in_flight(),
         "failures": by_cause(&now.sums.failures),
         "retries": now.sums.retries,
         "retries_refused": now.sums.retries_refused,

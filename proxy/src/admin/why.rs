@@ -3,6 +3,7 @@
 use super::api::{Refusal, find, position};
 use super::json;
 use crate::control::{Control, Reloads};
+use crate::format::percent;
 use crate::now::{Ages, EndpointNow, ServiceNow, SessionAges, UNEVEN};
 use crate::recent::Measure;
 use axum::Json;
@@ -143,11 +144,20 @@ fn heat(now: &ServiceNow, hot: &EndpointNow, ages: Option<&SessionAges>) -> Opti
                 _ => return None,
             }
         }
-        Policy::PeakEwma => {
-            let others = now.endpoints.iter().filter(|e| e.view.usable && e.address != hot.address);
-            let best = others.filter_map(|e| e.sums.latency_ms(0.5)).reduce(f64::min)?;
-            let its = hot.sums.latency_ms(0.5).filter(|its| *its < best)?;
-            format!("it answers faster: half of its answers begin within {its} ms, the next best's within {best} ms")
+        Policy::PeakEwma | Policy::LeastRequest => {
+            let load = |e: &EndpointNow| e.load(now.measure).unwrap_or(f64::MAX);
+            let usable = now.endpoints.iter().filter(|e| e.view.usable);
+            let cold = usable.min_by(|a, b| load(a).total_cmp(&load(b)))?;
+            let (its, here) = (cold.sums.latency_ms(0.5)?, hot.sums.latency_ms(0.5)?);
+            if its <= here {
+                return None;
+            }
+            format!(
+                "{} is slower and takes only {:.2} × its fair share: half of its answers begin within {its} ms, here \
+                 within {here} ms",
+                cold.address,
+                load(cold)
+            )
         }
         _ => return None,
     };
@@ -271,10 +281,16 @@ pub(super) fn of_endpoint(now: &ServiceNow, endpoint: &EndpointNow, ages: Option
     let (sessions, leaving) = (endpoint.sessions(), load.leaving.load(Relaxed));
     let count = if sessions == 1 { "1 session".into() } else { format!("{sessions} sessions") };
     match view.fair_sessions.map(u64::from) {
-        Some(fair) if sessions > fair && now.rebalance.enabled => {
-            said.push(format!("It has {count}; rebalancing would have {} of them move.", sessions - fair));
+        Some(fair) if sessions > fair => {
+            let what = match rebalance_state(&now.rebalance) {
+                "active" => "rebalancing moves them away",
+                "off" => "rebalancing is off, so they stay",
+                "paused" => "rebalancing pauses, so they stay for now",
+                _ => "rebalancing does nothing about so few",
+            };
+            said.push(format!("It has {count}, {} more than if all were even; {what}.", sessions - fair));
         }
-        Some(fair) if sessions < fair && now.rebalance.enabled => {
+        Some(fair) if sessions < fair => {
             said.push(format!("It has {count}; if all were even it would have {fair}."));
         }
         _ if sessions > 0 => said.push(format!("It has {count}.")),
@@ -294,8 +310,4 @@ pub(super) fn of_endpoint(now: &ServiceNow, endpoint: &EndpointNow, ages: Option
         said.push(format!("{} of these failed in the last 10 s.", endpoint.failed_lately));
     }
     said
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
 }

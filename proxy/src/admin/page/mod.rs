@@ -2,14 +2,15 @@
 //! runs scripts, else the browser loads it again every few seconds.
 //!
 //! Rows and sections that the script adds are copies of `<template>`s that the same functions write, and
-//! its formats of numbers are those of [`format`]: a test compares the two.
+//! its formats of numbers are those of [`crate::format`]: a test compares the two.
 
-mod format;
+mod markup;
 
-use self::format::{Escaped, count, decimals, load, milliseconds, per_second, percent, utc};
+use self::markup::{Escaped, link, sparkline};
 use super::live::{ENDPOINTS, EVENTS, SERVICES, unix_ms};
 use super::{api, why};
 use crate::control::Control;
+use crate::format::{count, decimals, encoded, load, milliseconds, per_second, percent, utc};
 use crate::live::Moment;
 use crate::now::{EndpointNow, ServiceNow, first};
 use crate::observe::events::Event;
@@ -83,7 +84,7 @@ impl Page {
         let name = Escaped(&control.name);
         let (query, title) = match service {
             Some(service) => (
-                format!("?service={}&endpoints={UNFOLDED}", format::encoded(service)),
+                format!("?service={}&endpoints={UNFOLDED}", encoded(service)),
                 format!("{} · {name} · evenkeel", Escaped(service)),
             ),
             None => (String::new(), format!("{name} · evenkeel")),
@@ -149,7 +150,7 @@ impl Page {
              <td class=n data-f=endpoints>{endpoints}<td class=n data-f=sessions>{sessions}<td class=n data-f=rate>{rate}\
              <td class=n data-f=skew>{skew}<td class=n data-f=moves>{moves}<td data-f=headline>{headline}</tr>",
             key = Escaped(&name),
-            link = format::link(&name),
+            link = link(&name),
             endpoints = text(endpoints),
             sessions = text(|now| count(now.sums.sessions)),
             rate = text(|now| per_second(now.rate)),
@@ -170,7 +171,7 @@ impl Page {
         self.put(format_args!(
             "<p class=more data-f=more{}><a href=\"{}\">… and <span data-f=endpoints_more>{}</span> more</a></p>",
             if more == 0 || all { " hidden" } else { "" },
-            format::link(&now.name),
+            link(&now.name),
             count(more as u64),
         ));
         if all && more > 0 {
@@ -196,13 +197,13 @@ impl Page {
              <p class=facts>listens on <span data-f=listen>{listen}</span>; protocol <span data-f=protocol>{protocol}</span>; \
              policy <span data-f=policy>{policy}</span></p><dl>",
             key = Escaped(&name),
-            link = format::link(&name),
+            link = link(&name),
             listen = Escaped(&text(|now| now.listening.join(", "))),
             protocol = text(|now| now.protocol.into()),
             policy = text(policy),
         ));
         let history: &[Option<f64>] = now.map_or(&[], |now| &now.skews);
-        let (points, top) = format::sparkline(history);
+        let (points, top) = sparkline(history);
         self.put(format_args!(
             "<div class=wide><dt>Skew of <span data-f=measure>{measure}</span></dt><dd><span data-f=skew class={class}>{skew}</span> \
              <svg class=spark viewBox=\"0 0 {HISTORY} 24\" preserveAspectRatio=none role=img \
@@ -216,7 +217,7 @@ impl Page {
             ("Endpoints picked", "endpoints", text(endpoints)),
             ("Sessions", "sessions", text(|now| count(now.sums.sessions))),
             ("Requests/s", "rate", text(|now| per_second(now.rate))),
-            ("In flight", "active", text(|now| count(now.sums.turns_active))),
+            ("In flight", "active", text(|now| count(now.in_flight()))),
             ("Requests", "turns", text(|now| count(now.sums.turns))),
             ("Failed", "failures", text(|now| count(now.sums.failures.iter().sum()))),
             ("Moves", "moves", text(moves)),
@@ -273,7 +274,7 @@ impl Page {
             load = text(&|now| load(now.load(measure))),
         ));
         for (label, field, value) in [
-            ("Sessions", "sessions", text(&|now| count(now.sessions()))),
+            ("Sessions", "sessions", text(&|now| sessions(now, measure))),
             ("Requests/s", "rate", text(&|now| per_second(now.rate))),
             ("In flight", "active", text(&|now| count(now.in_flight()))),
             ("p50", "p50", text(&|now| milliseconds(now.sums.latency_ms(0.5)))),
@@ -365,6 +366,14 @@ fn heat(now: &ServiceNow) -> &'static str {
 fn place(now: &EndpointNow) -> String {
     let endpoint = &now.view.endpoint;
     [endpoint.name.as_deref(), endpoint.zone.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Sessions placed on it; where requests are what is placed there are none to speak of.
+fn sessions(now: &EndpointNow, measure: Measure) -> String {
+    match now.sessions() {
+        0 if measure == Measure::Turns => "–".into(),
+        sessions => count(sessions),
+    }
 }
 
 fn state(now: &EndpointNow) -> String {
