@@ -1,6 +1,6 @@
 //! `evenkeel check`: is this configuration right?
 
-use crate::{BAD_CONFIG, fail, print};
+use crate::{BAD_CONFIG, Output, fail, print};
 use evenkeel_proxy::config::{self, Problems};
 use serde_json::json;
 use std::path::PathBuf;
@@ -29,12 +29,6 @@ pub(crate) struct Arguments {
 enum Page {
     Config,
     Metrics,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {

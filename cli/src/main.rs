@@ -1,9 +1,12 @@
 //! `evenkeel`: balances the work inside connections that stay open.
 
+mod admin;
 mod check;
 mod demo;
 mod logging;
 mod proxy;
+mod top;
+mod why;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -33,7 +36,11 @@ Examples:
   evenkeel proxy --listen 127.0.0.1:8080 --to dns://catalog.shop.svc:8080
       the same for a headless Service
   evenkeel check evenkeel.yaml
-      say everything that is wrong with a configuration";
+      say everything that is wrong with a configuration
+  evenkeel top
+      watch who gets what
+  evenkeel why catalog
+      say in sentences why";
 
 #[derive(Subcommand)]
 enum Command {
@@ -43,6 +50,10 @@ enum Command {
     Proxy(proxy::Arguments),
     /// Read a configuration and say everything that is wrong with it
     Check(check::Arguments),
+    /// Watch services and endpoints: who gets what, and why
+    Top(top::Arguments),
+    /// Say in sentences why a service or an endpoint gets what it gets
+    Why(why::Arguments),
     /// Print completions for a shell
     #[command(after_help = "Example:\n  evenkeel completions bash > /etc/bash_completion.d/evenkeel")]
     Completions {
@@ -51,11 +62,22 @@ enum Command {
     },
 }
 
+/// How an answer is written.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Top(arguments) => top::run(arguments),
+        Command::Why(arguments) => why::run(&arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "evenkeel", &mut script);

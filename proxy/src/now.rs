@@ -24,7 +24,7 @@ pub(crate) struct EndpointNow {
     pub(crate) rate: f64,
     /// Turns that it failed in these ten seconds.
     pub(crate) failed_lately: u64,
-    /// Its part of the turns of the last ten seconds; of all, if there were none.
+    /// Its part of the turns of the last ten seconds; of all turns, if there were none.
     pub(crate) share: f64,
     /// Its part of the sessions that are placed whole.
     pub(crate) session_share: f64,
@@ -190,10 +190,10 @@ impl Controlled {
         }
         let sessions: Vec<u64> = endpoints.iter().map(EndpointNow::sessions).collect();
         let (turn_skew, session_skew) = (skew_of(&endpoints, &turns_lately), skew_of(&endpoints, &sessions));
-        let (all_turns, placed): (u64, u64) = (turns_lately.iter().sum(), sessions.iter().sum());
-        for ((endpoint, turns), sessions) in endpoints.iter_mut().zip(turns_lately).zip(sessions) {
-            endpoint.share = turns as f64 / all_turns.max(1) as f64;
-            endpoint.session_share = sessions as f64 / placed.max(1) as f64;
+        let placed = sessions.iter().sum();
+        let (turn_shares, session_shares) = (shares(&endpoints, &turns_lately), shares(&endpoints, &sessions));
+        for ((endpoint, share), session_share) in endpoints.iter_mut().zip(turn_shares).zip(session_shares) {
+            (endpoint.share, endpoint.session_share) = (share, session_share);
         }
         let config = &service.config;
         ServiceNow {
@@ -215,6 +215,16 @@ impl Controlled {
             skews,
         }
     }
+}
+
+/// The part that each has. Those that may be picked share what they have together, so that their shares can
+/// be compared with fair shares while others still finish what they have; of these it is the part of all.
+fn shares(endpoints: &[EndpointNow], loads: &[u64]) -> Vec<f64> {
+    let all: u64 = loads.iter().sum();
+    let usable: u64 = endpoints.iter().zip(loads).filter(|(e, _)| e.view.usable).map(|(_, &load)| load).sum();
+    let share =
+        |(e, &load): (&EndpointNow, &u64)| load as f64 / (if e.view.usable { usable } else { all }).max(1) as f64;
+    endpoints.iter().zip(loads).map(share).collect()
 }
 
 /// Figures over endpoints that may be picked.

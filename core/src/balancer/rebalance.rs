@@ -103,6 +103,8 @@ pub struct RebalanceView {
     pub paused: Option<Duration>,
     /// Highest share ÷ fair share, with the moves under way made; 1 without sessions.
     pub skew: f64,
+    /// Sessions move when it has been above this for a moment.
+    pub limit: f64,
     /// Sessions that would have to move for the counts to be even.
     pub needed: u32,
     /// Sessions that were asked to go and are expected back.
@@ -350,6 +352,7 @@ impl Rebalancer {
             active: self.round.is_some(),
             paused: self.paused_until.map(|until| until.since(now)),
             skew: plan.skew,
+            limit: config.skew,
             needed: plan.needed,
             away: self.away_now(),
             moves: self.moves,

@@ -51,6 +51,7 @@ fn rebalance(view: &RebalanceView) -> Value {
     json!({
         "state": why::rebalance_state(view),
         "skew": view.skew,
+        "limit": view.limit,
         "would_move": view.needed,
         "away": view.away,
         "moves": view.moves,

@@ -3,7 +3,7 @@
 use super::api::{Refusal, find, position};
 use super::json;
 use crate::control::{Control, Reloads};
-use crate::format::percent;
+use crate::format::{count, percent};
 use crate::now::{Ages, EndpointNow, ServiceNow, SessionAges, UNEVEN};
 use crate::recent::Measure;
 use axum::Json;
@@ -207,7 +207,7 @@ fn age(ages: &Ages) -> String {
 
 /// What rebalancing would do now, without a full stop.
 pub(super) fn rebalance(view: &RebalanceView) -> String {
-    let RebalanceView { paused, skew, needed, away, .. } = *view;
+    let RebalanceView { paused, skew, limit, needed, away, .. } = *view;
     let sessions = if needed == 1 { "1 session".into() } else { format!("{needed} sessions") };
     match (rebalance_state(view), needed) {
         (_, 0) => format!("session counts are even (skew {skew:.2}); nothing would move"),
@@ -218,7 +218,8 @@ pub(super) fn rebalance(view: &RebalanceView) -> String {
             brief(paused.unwrap_or_default())
         ),
         ("active", _) => format!("{sessions} are to move (skew {skew:.2}); {away} are on their way"),
-        _ => format!("{sessions} would make it even, but skew {skew:.2} is not above the limit"),
+        _ if skew > limit => format!("{sessions} are to move if skew {skew:.2} lasts: it is above {limit:.2}"),
+        _ => format!("{sessions} would make it even, but skew {skew:.2} is not above {limit:.2}"),
     }
 }
 
@@ -246,8 +247,8 @@ fn moves(now: &ServiceNow) -> Option<String> {
 fn failures(what: &str, of: u64, counts: &[u64]) -> Option<String> {
     let total: u64 = counts.iter().sum();
     let causes = Cause::ALL.iter().zip(counts).filter(|&(_, &n)| n > 0);
-    let causes: Vec<String> = causes.map(|(cause, n)| format!("{n} {cause}")).collect();
-    (total > 0).then(|| format!("Of {of} {what} so far {total} failed: {}.", causes.join(", ")))
+    let causes: Vec<String> = causes.map(|(cause, n)| format!("{} {cause}", count(*n))).collect();
+    (total > 0).then(|| format!("Of {} {what} so far {} failed: {}.", count(of), count(total), causes.join(", ")))
 }
 
 fn reload(reloads: &Reloads) -> Option<String> {
@@ -279,7 +280,7 @@ pub(super) fn of_endpoint(now: &ServiceNow, endpoint: &EndpointNow, ages: Option
         said.push(format!("Its weight is {}; those that are picked have {all} together.", view.weight));
     }
     let (sessions, leaving) = (endpoint.sessions(), load.leaving.load(Relaxed));
-    let count = if sessions == 1 { "1 session".into() } else { format!("{sessions} sessions") };
+    let its = if sessions == 1 { "1 session".into() } else { format!("{sessions} sessions") };
     match view.fair_sessions.map(u64::from) {
         Some(fair) if sessions > fair => {
             let what = match rebalance_state(&now.rebalance) {
@@ -288,12 +289,12 @@ pub(super) fn of_endpoint(now: &ServiceNow, endpoint: &EndpointNow, ages: Option
                 "paused" => "rebalancing pauses, so they stay for now",
                 _ => "rebalancing does nothing about so few",
             };
-            said.push(format!("It has {count}, {} more than if all were even; {what}.", sessions - fair));
+            said.push(format!("It has {its}, {} more than if all were even; {what}.", sessions - fair));
         }
         Some(fair) if sessions < fair => {
-            said.push(format!("It has {count}; if all were even it would have {fair}."));
+            said.push(format!("It has {its}; if all were even it would have {fair}."));
         }
-        _ if sessions > 0 => said.push(format!("It has {count}.")),
+        _ if sessions > 0 => said.push(format!("It has {its}.")),
         _ => {}
     }
     if leaving > 0 {
