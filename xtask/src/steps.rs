@@ -22,7 +22,7 @@ pub(crate) fn unit() -> Outcome {
 /// The tests of `lab` look for their peers themselves; here none may be missing.
 pub(crate) fn end_to_end() -> Outcome {
     let missing: Vec<&str> =
-        ["nginx", "haproxy", "wrk", "curl", "node"].into_iter().filter(|program| !tools::has(program)).collect();
+        ["nginx", "haproxy", "wrk", "curl", "node", "chromium"].into_iter().filter(|p| !tools::has(p)).collect();
     let mut command = Command::new("cargo");
     // One after the other: they measure shares and memory on few cores.
     command.args(["test", "--jobs", "2", "-p", "evenkeel-lab", "--no-fail-fast", "--", "--test-threads", "1"]);

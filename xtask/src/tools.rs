@@ -15,6 +15,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("python3", &["python3"]),
     ("node", &["nodejs", "npm"]),
     ("cc", &["gcc", "libc6-dev"]),
+    ("chromium", &["chromium"]),
+    ("tmux", &["tmux"]),
 ];
 
 /// Python packages of the end-to-end tests.

@@ -10,9 +10,10 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Sparkline, Table, TableState, Wrap};
 
-/// Cells of a share bar, in a terminal of [`WIDE`] columns and in a narrow one.
+/// Columns from which on there is room for longer bars, and for the reason beside each endpoint.
+const WIDE: u16 = 120;
+/// Cells of a share bar, wide and narrow.
 const BAR: (usize, usize) = (16, 8);
-const WIDE: u16 = 100;
 /// Services that are listed above the endpoints; there may be more to scroll to.
 const LISTED: u16 = 6;
 /// Lines for what there is to say of the selected service.
@@ -164,7 +165,8 @@ fn service_title(frame: &mut Frame<'_>, area: Rect, service: &Service, theme: Th
 fn endpoint_list(frame: &mut Frame<'_>, area: Rect, state: &State, service: &Service, theme: Theme) {
     let endpoints = state.endpoints();
     let full = full_bar(service);
-    let cells = if area.width >= WIDE { BAR.0 } else { BAR.1 };
+    let wide = area.width >= WIDE;
+    let cells = if wide { BAR.0 } else { BAR.1 };
     let rows = endpoints.iter().map(|&endpoint| {
         let load = service.load(endpoint);
         let hot = service.skew().is_some_and(|skew| skew > HOT);
@@ -181,10 +183,11 @@ fn endpoint_list(frame: &mut Frame<'_>, area: Rect, state: &State, service: &Ser
             right(short(times.p50)),
             right(short(times.p99)),
             right(count(endpoint.failed())),
+            Line::raw(if wide { endpoint.why.as_str() } else { "" }),
         ])
     });
     let widths = [
-        Constraint::Min(18),
+        if wide { Constraint::Length(24) } else { Constraint::Min(18) },
         Constraint::Length(10),
         Constraint::Length(cells as u16),
         Constraint::Length(7),
@@ -194,8 +197,9 @@ fn endpoint_list(frame: &mut Frame<'_>, area: Rect, state: &State, service: &Ser
         Constraint::Length(4),
         Constraint::Length(4),
         Constraint::Length(4),
+        if wide { Constraint::Min(0) } else { Constraint::Length(0) },
     ];
-    let head = [" Endpoint", "State", "┃ fair", "Share", "Sess.", "Req/s", "Now", "p50", "p99", "Bad"];
+    let head = [" Endpoint", "State", "┃ fair", "Share", "Sess.", "Req/s", "Now", "p50", "p99", "Bad", "Why"];
     let focus = state.focus == Focus::Endpoints;
     list(frame, area, rows.collect(), &widths, &head, state.endpoint_index(), focus, theme);
 }
@@ -212,7 +216,7 @@ fn list(
     theme: Theme,
 ) {
     let aligned = |(i, text): (usize, &&'static str)| {
-        let numbers = !matches!(*text, " Service" | "In short" | " Endpoint" | "State" | "┃ fair");
+        let numbers = !matches!(*text, " Service" | "In short" | " Endpoint" | "State" | "┃ fair" | "Why");
         Line::raw(*text).alignment(if i > 0 && numbers { Alignment::Right } else { Alignment::Left })
     };
     let head = Row::new(head.iter().enumerate().map(aligned)).style(theme.dim());

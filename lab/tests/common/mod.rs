@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
+pub mod browser;
 pub mod peers;
 pub mod pki;
 
