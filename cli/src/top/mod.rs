@@ -6,6 +6,8 @@
 
 mod moment;
 mod state;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use self::moment::Moment;
@@ -117,12 +119,14 @@ async fn watch(terminal: &mut DefaultTerminal, admin: Admin, mut state: State) -
     loop {
         terminal.draw(|frame| view::draw(frame, &state, theme))?;
         tokio::select! {
-            told = news.next() => match told {
-                Ok(moment) => state.becomes(*moment),
-                Err(error) => {
+            told = news.told.recv() => match told {
+                Some(Ok(moment)) => state.becomes(*moment),
+                Some(Err(error)) => {
                     let since = state.lost.take().map_or_else(unix_ms, |(since, _)| since);
                     state.lost = Some((since, error));
                 }
+                // It panicked, and its last words are on the screen.
+                None => return Ok(ExitCode::from(FAILED)),
             },
             event = keys.recv() => match event {
                 Some(Event::Key(key)) if key.kind == KeyEventKind::Press => match state.key(key) {
@@ -175,11 +179,6 @@ impl News {
             }
         });
         Self { told, task }
-    }
-
-    async fn next(&mut self) -> Result<Box<Moment>, String> {
-        // The task ends after its receiver.
-        self.told.recv().await.unwrap_or_else(|| Err("nobody follows any more".into()))
     }
 }
 

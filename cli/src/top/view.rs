@@ -157,8 +157,9 @@ fn service_title(frame: &mut Frame<'_>, area: Rect, service: &Service, theme: Th
     frame.render_widget(Line::styled(title, Style::new().add_modifier(Modifier::BOLD)), left);
     let known = &service.skew_history[service.skew_history.len() - usize::from(width)..];
     let top = known.iter().flatten().fold(2.0_f64, |top, &skew| top.max(skew));
-    let level = |skew: &Option<f64>| skew.map(|skew| ((skew - 1.0).max(0.0) * 100.0) as u64 + 1);
-    let line = Sparkline::default().data(known.iter().map(level)).max(((top - 1.0) * 100.0) as u64);
+    // In eighths of a cell; even is one, so that it can be told from no load.
+    let level = |skew: &Option<f64>| skew.map(|skew| 1 + ((skew - 1.0).max(0.0) / (top - 1.0) * 7.0).round() as u64);
+    let line = Sparkline::default().data(known.iter().map(level)).max(8);
     frame.render_widget(line.style(theme.load(service.skew())), right);
 }
 
