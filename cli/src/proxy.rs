@@ -62,6 +62,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if let Err(error) = logging::start(arguments.log_format, arguments.log_level) {
         return fail(&format!("cannot start logging: {error}"), FAILED);
     }
+    // Before it is read: what is written to the file after that is a change.
+    let source = arguments.config.as_deref().map(Source::new);
     let config = match &arguments.config {
         Some(file) => match config::load(file) {
             Ok(config) => config,
@@ -83,7 +85,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}"), FAILED),
     };
-    runtime.block_on(serve(config, arguments))
+    runtime.block_on(serve(config, source, arguments))
 }
 
 fn from_flags(arguments: &Arguments) -> Result<Config, String> {
@@ -141,7 +143,7 @@ fn overridden(mut config: Config, arguments: &Arguments) -> Result<Config, Strin
     Ok(config)
 }
 
-async fn serve(config: Config, arguments: Arguments) -> ExitCode {
+async fn serve(config: Config, mut source: Option<Source>, arguments: Arguments) -> ExitCode {
     let signals = || {
         Ok::<_, std::io::Error>((
             signal(SignalKind::terminate())?,
@@ -162,7 +164,6 @@ async fn serve(config: Config, arguments: Arguments) -> ExitCode {
             info!(%service, %address, "listening");
         }
     }
-    let mut source = arguments.config.as_deref().map(Source::new);
     if let Some(source) = &source {
         running.note_file(&source.path.display().to_string());
     }
