@@ -26,7 +26,7 @@ fn version_and_help() {
     let out = evenkeel(&["--version"]);
     assert!(out.status.success());
     assert_eq!(text(&out.stdout).trim(), format!("evenkeel {}", env!("CARGO_PKG_VERSION")));
-    for command in ["demo", "proxy", "check", "completions"] {
+    for command in ["demo", "proxy", "check", "top", "why", "completions"] {
         let out = evenkeel(&[command, "--help"]);
         assert!(out.status.success());
         assert!(text(&out.stdout).contains("Usage: evenkeel"), "{}", text(&out.stdout));

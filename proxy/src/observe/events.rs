@@ -20,8 +20,8 @@ pub(crate) struct Event {
     pub(crate) unix_ms: u64,
     pub(crate) service: String,
     /// A closed list: added, removed, ejected, readmitted, healthy, unhealthy, panic, calm,
-    /// source-failed, source-recovered, drained, undrained, rebalancing, rebalanced, rebalance-paused,
-    /// reloaded, reload-failed.
+    /// source-failed, source-recovered, drained, undrained, certificate-renewed, certificate-failed,
+    /// rebalancing, rebalanced, rebalance-paused, reloaded, reload-failed.
     pub(crate) kind: &'static str,
     /// The endpoint or target that it is about.
     pub(crate) subject: String,

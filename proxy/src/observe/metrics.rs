@@ -377,7 +377,7 @@ const METRICS: &[Metric] = &[
         name: "evenkeel_share_ratio",
         kind: Kind::Gauge,
         labels: "service, endpoint",
-        help: "An endpoint's part of the turns of the last 10 s",
+        help: "An endpoint's part of the turns of the last 10 s, of those of endpoints that may be picked if it may",
         read: |scrape, out| known(scrape, out, |e| e.share),
     },
     Metric {
@@ -428,7 +428,7 @@ const METRICS: &[Metric] = &[
         name: "evenkeel_events",
         kind: Kind::Counter,
         labels: "service, kind",
-        help: "Endpoint events: added, removed, ejected, readmitted, healthy, unhealthy, panic, calm, source-failed, source-recovered, drained, undrained, certificate-renewed, certificate-failed",
+        help: "Events: added, removed, ejected, readmitted, healthy, unhealthy, panic, calm, source-failed, source-recovered, drained, undrained, certificate-renewed, certificate-failed, rebalancing, rebalanced, rebalance-paused; without service: reloaded, reload-failed",
         read: |scrape, out| {
             scrape
                 .events
