@@ -155,6 +155,21 @@ fn an_ejected_endpoint_says_since_when_for_how_long_and_why() {
 }
 
 #[test]
+fn a_service_that_fails_says_so_first() {
+    let proxy = Proxy::start(&[Backend::nobody(), Backend::nobody()]);
+    let said = |path: &str| body(&proxy.admin(&format!("/api/v1/services/test{path}/why")))["sentences"].clone();
+    assert_eq!(said("")[0], "It has had no requests yet.");
+    (0..3).for_each(|_| assert_eq!(status(&proxy.get("/")), 502));
+    let sentences = said("");
+    assert_eq!(sentences[0], "100.0 % of its requests failed in the last 10 s.");
+    assert_eq!(sentences[1], "None of its 3 requests has reached an endpoint.");
+    assert!(sentences.to_string().contains("Of 3 requests so far 3 failed: 3 connect-failed."), "{sentences}");
+    let endpoint = proxy.service()["endpoints"][0]["address"].as_str().expect("an address").to_owned();
+    let sentences = said(&format!("/endpoints/{endpoint}")).to_string();
+    assert!(sentences.contains("It has failed ") && sentences.contains(" of them in the last 10 s: "), "{sentences}");
+}
+
+#[test]
 fn ages_are_of_all_sessions_and_of_each_endpoint() {
     let (one, two) = (greeter(), greeter());
     let proxy = Proxy::with(&[one.addr, two.addr], |service| {

@@ -67,6 +67,8 @@ pub(crate) struct ServiceNow {
     pub(crate) sums: Sums,
     /// Turns per second, of the last ten.
     pub(crate) rate: f64,
+    /// Turns and failures in these ten seconds.
+    pub(crate) lately: Counts,
     pub(crate) measure: Measure,
     pub(crate) endpoints: Vec<EndpointNow>,
     /// Counted for endpoints that are not known any more.
@@ -99,6 +101,12 @@ impl ServiceNow {
             Measure::Sessions => 0.0,
         };
         self.usable() > 1 && self.skew().is_some_and(|s| s.skew > UNEVEN.max(bound))
+    }
+
+    /// The part of the turns of the last ten seconds that failed, if it is more than a tenth.
+    pub(crate) fn failing(&self) -> Option<f64> {
+        let part = self.lately.failures as f64 / self.lately.turns.max(1) as f64;
+        (part > 0.1).then_some(part.min(1.0))
     }
 
     /// Endpoints that may be picked.
@@ -137,7 +145,7 @@ impl ServiceNow {
     fn urgency(&self) -> (bool, bool, bool) {
         let source_fails = self.sources.iter().any(|s| s.error.is_some());
         let unfit = self.endpoints.iter().any(|e| e.view.standing.is_against());
-        (self.usable() == 0 || source_fails, unfit, self.is_uneven())
+        (self.usable() == 0 || source_fails || self.failing().is_some(), unfit, self.is_uneven())
     }
 }
 
@@ -195,6 +203,11 @@ impl Controlled {
         for ((endpoint, share), session_share) in endpoints.iter_mut().zip(turn_shares).zip(session_shares) {
             (endpoint.share, endpoint.session_share) = (share, session_share);
         }
+        let before = oldest.as_ref().map(|oldest| oldest.total).unwrap_or_default();
+        let lately = Counts {
+            turns: total.turns.saturating_sub(before.turns),
+            failures: total.failed().saturating_sub(before.failures),
+        };
         let config = &service.config;
         ServiceNow {
             name: config.name.clone(),
@@ -202,7 +215,8 @@ impl Controlled {
             protocol: config.protocol.as_str(),
             turn_policy: config.balance.core.turn_policy,
             session_policy: config.balance.core.session_policy,
-            rate: rate(total.turns.saturating_sub(oldest.as_ref().map_or(0, |oldest| oldest.turns))),
+            rate: rate(lately.turns),
+            lately,
             measure: Measure::of(total.sessions, placed),
             sums: total,
             endpoints,

@@ -44,7 +44,7 @@ impl Measure {
     }
 }
 
-/// Turns and failures of one endpoint.
+/// Turns and failures.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Counts {
     pub(crate) turns: u64,
@@ -55,7 +55,8 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) at: Instant,
-    pub(crate) turns: u64,
+    /// As clients saw it.
+    pub(crate) total: Counts,
     pub(crate) endpoints: HashMap<String, Counts>,
 }
 
@@ -72,7 +73,7 @@ impl Recent {
         let total = entry.total();
         let count = |sums: crate::registry::EndpointSums| Counts { turns: sums.turns, failures: sums.failed() };
         let endpoints = entry.sums().into_iter().map(|(address, sums)| (address, count(sums))).collect();
-        let sample = Sample { at: now, turns: total.turns, endpoints };
+        let sample = Sample { at: now, total: Counts { turns: total.turns, failures: total.failed() }, endpoints };
         let skew = self.skew(&sample, picker, total.sessions);
         push(&mut self.skews, skew.map(|s| s.skew), HISTORY);
         push(&mut self.samples, sample, WINDOW);
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn rates_are_over_a_second_at_least() {
-        let sample = Sample { at: Instant::ZERO, turns: 0, endpoints: HashMap::new() };
+        let sample = Sample { at: Instant::ZERO, total: Counts::default(), endpoints: HashMap::new() };
         assert_eq!(sample.rate(5, Instant::from_nanos(1_000)), 5.0);
         assert_eq!(sample.rate(50, Instant::ZERO + Duration::from_secs(10)), 5.0);
     }

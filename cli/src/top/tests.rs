@@ -73,11 +73,11 @@ fn all_there_is_fits_an_ordinary_terminal() {
         "── shop · 9 in flight · 0 failed                                            ▁ ▅█",
         " headline of shop",
         " And more.",
-        " Endpoint           State      ┃ fair     Share Sess.  Req/s Now  p50  p99  Bad",
-        " 10.0.0.3:80        ejected               0.0 %     0    0.0   3  2.5 2.5s    7",
-        " 10.0.0.2:80        well       ████┃███  50.0 %     0     50   3  2.5 2.5s    0",
-        " 10.0.0.1:80        well       ████┃     25.0 %     0     25   3  2.5 2.5s    0",
-        " 10.0.0.4:80        well       ████┃     25.0 %     0     25   3  2.5 2.5s    0",
+        " Endpoint          State      ┃ fair     Share Sess.  Req/s  Now  p50  p99  Bad",
+        " 10.0.0.3:80       ejected               0.0 %     0    0.0    3  2.5 2.5s    7",
+        " 10.0.0.2:80       well       ████┃███  50.0 %     0     50    3  2.5 2.5s    0",
+        " 10.0.0.1:80       well       ████┃     25.0 %     0     25    3  2.5 2.5s    0",
+        " 10.0.0.4:80       well       ████┃     25.0 %     0     25    3  2.5 2.5s    0",
     ];
     assert_eq!(lines[..expected.len()], expected);
     assert_eq!(lines[21], " 10.0.0.3:80: why of 10.0.0.3:80");
@@ -87,6 +87,15 @@ fn all_there_is_fits_an_ordinary_terminal() {
 #[test]
 fn a_wide_terminal_has_the_reason_beside_each_endpoint() {
     assert!(screen(&state(), 140, 30).iter().any(|line| line.ends_with("0 why of 10.0.0.2:80")));
+}
+
+#[test]
+fn large_counts_keep_to_their_columns() {
+    let mut shop = shop();
+    shop["endpoints"][1]["failures"] = json!({"connect-failed": 12_345_678});
+    shop["endpoints"][1]["sessions"] = json!(54_321);
+    let lines = screen(&State::new(moment(vec![shop]), None), 80, 24);
+    assert!(lines.iter().any(|line| line.contains(" 54k ") && line.ends_with(" 12M")), "{lines:?}");
 }
 
 #[test]

@@ -178,23 +178,23 @@ fn endpoint_list(frame: &mut Frame<'_>, area: Rect, state: &State, service: &Ser
             Line::styled(endpoint.state.clone(), if endpoint.is_out() { theme.bad() } else { Style::new() }),
             Line::styled(bar(service.share(endpoint) / full, fair(endpoint, full), cells), style),
             right(percent(service.share(endpoint))),
-            right(count(endpoint.sessions)),
+            right(few(endpoint.sessions)),
             right(per_second(endpoint.turns_per_second)),
-            right(count(endpoint.turns_in_flight)),
+            right(few(endpoint.turns_in_flight)),
             right(short(times.p50)),
             right(short(times.p99)),
-            right(count(endpoint.failed())),
+            right(few(endpoint.failed())),
             Line::raw(if wide { endpoint.why.as_str() } else { "" }),
         ])
     });
     let widths = [
-        if wide { Constraint::Length(24) } else { Constraint::Min(18) },
+        if wide { Constraint::Length(24) } else { Constraint::Min(17) },
         Constraint::Length(10),
         Constraint::Length(cells as u16),
         Constraint::Length(7),
         Constraint::Length(5),
         Constraint::Length(6),
-        Constraint::Length(3),
+        Constraint::Length(4),
         Constraint::Length(4),
         Constraint::Length(4),
         Constraint::Length(4),
@@ -245,6 +245,16 @@ fn help(frame: &mut Frame<'_>) {
     };
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(KEYS).block(Block::new().borders(Borders::ALL).title(" Keys ")), area);
+}
+
+/// A count in four columns.
+fn few(n: u64) -> String {
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{}k", n / 1_000),
+        1_000_000..1_000_000_000 => format!("{}M", n / 1_000_000),
+        _ => format!("{}G", n / 1_000_000_000),
+    }
 }
 
 fn right(text: String) -> Line<'static> {

@@ -30,6 +30,7 @@ pub(super) fn summary(now: &ServiceNow) -> Value {
         "turns_active": now.sums.turns_active,
         "turns_in_flight": now.in_flight(),
         "failures": by_cause(&now.sums.failures),
+        "failed_lately": now.lately.failures,
         "retries": now.sums.retries,
         "retries_refused": now.sums.retries_refused,
         "endpoints_known": now.endpoints.len(),

@@ -62,6 +62,7 @@ async fn look(control: &Arc<Control>, name: &str) -> Result<(ServiceNow, Session
 /// What there is to say of a service; how old its sessions are only if that was looked at.
 pub(super) fn of_service(now: &ServiceNow, ages: Option<&SessionAges>) -> Vec<String> {
     let mut said = vec![headline(now)];
+    said.extend(now.failing().map(|_| evenness(now)));
     said.extend(now.hottest().filter(|_| now.is_uneven()).and_then(|hot| heat(now, hot, ages)));
     said.extend(standings(now));
     if let Some(ages) = ages.and_then(|ages| ages.all) {
@@ -71,7 +72,9 @@ pub(super) fn of_service(now: &ServiceNow, ages: Option<&SessionAges>) -> Vec<St
         said.push(format!("Rebalancing: {}.", rebalance(&now.rebalance)));
     }
     said.extend(moves(now));
-    said.extend(failures("requests", now.sums.turns, &now.sums.failures));
+    said.extend(failures(&now.sums.failures).map(|failed| {
+        format!("Of {} requests so far {} failed: {failed}.", count(now.sums.turns), count(now.sums.failed()))
+    }));
     for source in &now.sources {
         if let Some(error) = &source.error {
             let last = match source.endpoints {
@@ -84,8 +87,15 @@ pub(super) fn of_service(now: &ServiceNow, ages: Option<&SessionAges>) -> Vec<St
     said
 }
 
-/// How even its work is, in one sentence.
+/// The one sentence that matters most: what fails, else how even its work is.
 pub(super) fn headline(now: &ServiceNow) -> String {
+    match now.failing() {
+        Some(part) => format!("{} of its requests failed in the last 10 s.", percent(part)),
+        None => evenness(now),
+    }
+}
+
+fn evenness(now: &ServiceNow) -> String {
     let words = now.measure.words();
     if now.endpoints.is_empty() {
         return "It has no endpoints, so every request fails.".into();
@@ -94,7 +104,10 @@ pub(super) fn headline(now: &ServiceNow) -> String {
         return format!("None of its {} endpoints can be picked, so every request fails.", now.endpoints.len());
     }
     let (Some(skew), Some(hottest)) = (now.skew(), now.hottest()) else {
-        return format!("It has had no {words} yet.");
+        return match now.sums.turns {
+            0 => "It has had no requests yet.".into(),
+            turns => format!("None of its {} requests has reached an endpoint.", count(turns)),
+        };
     };
     let load = hottest.load(now.measure).unwrap_or(1.0);
     if now.usable() == 1 {
@@ -244,11 +257,11 @@ fn moves(now: &ServiceNow) -> Option<String> {
     (!said.is_empty()).then(|| format!("Sessions that it asked to go, so far: {}.", said.join(", ")))
 }
 
-fn failures(what: &str, of: u64, counts: &[u64]) -> Option<String> {
-    let total: u64 = counts.iter().sum();
+/// How often each cause was; `None` if nothing failed.
+fn failures(counts: &[u64]) -> Option<String> {
     let causes = Cause::ALL.iter().zip(counts).filter(|&(_, &n)| n > 0);
     let causes: Vec<String> = causes.map(|(cause, n)| format!("{} {cause}", count(*n))).collect();
-    (total > 0).then(|| format!("Of {} {what} so far {} failed: {}.", count(of), count(total), causes.join(", ")))
+    (!causes.is_empty()).then(|| causes.join(", "))
 }
 
 fn reload(reloads: &Reloads) -> Option<String> {
@@ -287,6 +300,7 @@ pub(super) fn of_endpoint(now: &ServiceNow, endpoint: &EndpointNow, ages: Option
                 "active" => "rebalancing moves them away",
                 "off" => "rebalancing is off, so they stay",
                 "paused" => "rebalancing pauses, so they stay for now",
+                _ if now.rebalance.skew > now.rebalance.limit => "rebalancing moves them if that lasts",
                 _ => "rebalancing does nothing about so few",
             };
             said.push(format!("It has {its}, {} more than if all were even; {what}.", sessions - fair));
@@ -306,9 +320,9 @@ pub(super) fn of_endpoint(now: &ServiceNow, endpoint: &EndpointNow, ages: Option
     if let (Some(p50), Some(p99)) = (endpoint.sums.latency_ms(0.5), endpoint.sums.latency_ms(0.99)) {
         said.push(format!("Half of its answers began within {p50} ms, 99 % within {p99} ms."));
     }
-    said.extend(failures("tries", endpoint.sums.turns, &endpoint.sums.failures));
-    if endpoint.failed_lately > 0 {
-        said.push(format!("{} of these failed in the last 10 s.", endpoint.failed_lately));
-    }
+    said.extend(failures(&endpoint.sums.failures).map(|failed| {
+        let lately = count(endpoint.failed_lately);
+        format!("It has failed {} tries, {lately} of them in the last 10 s: {failed}.", count(endpoint.sums.failed()))
+    }));
     said
 }

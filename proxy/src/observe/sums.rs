@@ -108,6 +108,11 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// Turns that failed, for whatever cause.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures.iter().sum()
+    }
+
     fn add(&mut self, tally: &ServiceTally) {
         self.accepted += tally.accepted.get();
         self.sessions += tally.sessions.get();

@@ -219,7 +219,7 @@ impl Page {
             ("Requests/s", "rate", text(|now| per_second(now.rate))),
             ("In flight", "active", text(|now| count(now.in_flight()))),
             ("Requests", "turns", text(|now| count(now.sums.turns))),
-            ("Failed", "failures", text(|now| count(now.sums.failures.iter().sum()))),
+            ("Failed", "failures", text(|now| count(now.sums.failed()))),
             ("Moves", "moves", text(moves)),
         ] {
             self.put(format_args!("<div><dt>{label}</dt><dd data-f={field}>{value}</dd></div>"));
