@@ -26,13 +26,17 @@ const MAX_REFUSED: usize = 256;
 /// Pause after the system ran out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long clients of a new service wait in the queue for its first endpoints, and how often it is looked.
+const PATIENCE: Duration = Duration::from_millis(500);
+const FIRST: Duration = Duration::from_millis(5);
+
 /// How an attempt to accept went.
 #[derive(PartialEq, Eq)]
 enum Accept {
     Took,
     Empty,
     /// Nothing more can be taken for now.
-    Pause,
+    Pause(Duration),
 }
 
 impl Worker {
@@ -46,7 +50,7 @@ impl Worker {
             warn!(%error, "cannot watch a listener");
             return;
         }
-        let listening = Some(Listening { id, services, socket });
+        let listening = Some(Listening { id, services, socket, patience: self.now + PATIENCE });
         match self.listeners.get_mut(index) {
             Some(free) => *free = listening,
             None => self.listeners.push(listening),
@@ -56,7 +60,7 @@ impl Worker {
 
     pub(super) fn relisten(&mut self, id: u32, services: Arc<[u32]>) {
         if let Some(listening) = self.listeners.iter_mut().flatten().find(|listening| listening.id == id) {
-            listening.services = services;
+            (listening.services, listening.patience) = (services, self.now + PATIENCE);
         }
     }
 
@@ -76,8 +80,8 @@ impl Worker {
             match self.accept_one(index) {
                 Accept::Took => {}
                 Accept::Empty => return,
-                Accept::Pause => {
-                    self.wheel.arm(self.now + PAUSE, Timer::Accept(index as u32));
+                Accept::Pause(pause) => {
+                    self.wheel.arm(self.now + pause, Timer::Accept(index as u32));
                     return;
                 }
             }
@@ -88,9 +92,13 @@ impl Worker {
 
     fn accept_one(&mut self, index: usize) -> Accept {
         let Some(Some(listening)) = self.listeners.get(index) else { return Accept::Empty };
+        let knows = |&service: &u32| self.services.get(service as usize)?.as_ref().map(|served| served.published);
+        if self.now < listening.patience && listening.services.iter().any(|service| knows(service) == Some(false)) {
+            return Accept::Pause(FIRST);
+        }
         if !self.descriptors.has_room() {
             self.descriptors_are_short(listening.services.first().copied());
-            return Accept::Pause;
+            return Accept::Pause(PAUSE);
         }
         let services = listening.services.clone();
         match listening.socket.accept() {
@@ -106,7 +114,7 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accept::Empty,
             Err(error) if socket::is_local(&error) => {
                 warn!(%error, "cannot accept; trying again in 100 ms");
-                Accept::Pause
+                Accept::Pause(PAUSE)
             }
             // The client was gone before it was accepted.
             Err(_) => Accept::Took,

@@ -149,6 +149,8 @@ struct Served {
     shared: Arc<Service>,
     tally: Arc<ServiceTally>,
     picker: Arc<Picker>,
+    /// A picker was published: endpoints are known, or it is known that there are none.
+    published: bool,
     pools: Vec<Option<EndpointPool>>,
     free_pools: Vec<u32>,
     by_endpoint: HashMap<EndpointId, u32, BuildIdHasher>,
@@ -204,6 +206,8 @@ struct Listening {
     id: u32,
     services: Arc<[u32]>,
     socket: Listener,
+    /// Until then services that have not heard of any endpoints are waited for.
+    patience: Instant,
 }
 
 /// What a worker is made of; see the module.
@@ -422,6 +426,7 @@ impl Worker {
         self.services[index] = Some(Served {
             tally: service.entry.workers[self.index].clone(),
             picker: Arc::new(Picker::empty()),
+            published: false,
             pools: Vec::new(),
             free_pools: Vec::new(),
             by_endpoint: HashMap::default(),

@@ -736,7 +736,7 @@ impl Worker {
     /// Picks from a new snapshot: links to endpoints that left go when their turn is over.
     pub(super) fn publish(&mut self, service: u32, picker: Arc<Picker>) {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
-        served.picker = picker;
+        (served.picker, served.published) = (picker, true);
         let mut leaving = Vec::new();
         for index in 0..served.pools.len() as u32 {
             let Some(pool) = &mut served.pools[index as usize] else { continue };
