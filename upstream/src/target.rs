@@ -12,6 +12,7 @@
 
 use evenkeel_core::address::Address;
 use evenkeel_core::endpoint::EndpointSpec;
+use std::collections::HashSet;
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -112,12 +113,11 @@ impl FromStr for Target {
 /// A list of addresses with attributes.
 fn endpoints(list: &str) -> Result<Vec<EndpointSpec>, BadTarget> {
     let specs = list.split(',').map(|item| endpoint(item.trim())).collect::<Result<Vec<_>, _>>()?;
-    for (i, spec) in specs.iter().enumerate() {
-        if specs[..i].iter().any(|other| other.id() == spec.id()) {
-            return bad(format!("{} is listed twice", spec.address));
-        }
+    let mut seen = HashSet::new();
+    match specs.iter().find(|spec| !seen.insert(spec.id())) {
+        Some(twice) => bad(format!("{} is listed twice", twice.address)),
+        None => Ok(specs),
     }
-    Ok(specs)
 }
 
 /// One address with attributes: `10.0.0.1:80;weight=2;zone=a;name=pod-1`.
