@@ -2,9 +2,11 @@
 
 use crate::detect::{Verdict, detect};
 use crate::http1::{self, Http1};
-use crate::session::{Context, Io, Leave, LinkError, LinkFate, Output, Protocol, Reason, Settings, TurnEnd, Want};
+use crate::session::{Context, Io, Leave, LinkError, LinkFate, Output, Protocol, Reason};
+use crate::session::{Settings, TurnEnd, TurnLog, Want};
 use crate::tunnel::Tunnel;
 use crate::websocket::WebSocket;
+use alloc::boxed::Box;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::hash::hash;
 use evenkeel_core::picker::Scope;
@@ -260,6 +262,14 @@ impl Session {
         }
     }
 
+    /// What there is to log of the turn under way, for a session that is ended from outside.
+    pub fn take_log(&mut self) -> Option<Box<TurnLog>> {
+        match &mut self.engine {
+            Engine::Http1(http) => http.take_log(),
+            _ => None,
+        }
+    }
+
     /// Acts on what is due.
     pub fn handle_timeout(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
         match &mut self.engine {
@@ -415,7 +425,7 @@ impl LinkError {
 pub(crate) struct Outputs {
     retry: bool,
     answered: Option<Option<u16>>,
-    tunnel: bool,
+    tunnel: Option<Option<Box<TurnLog>>>,
     limit: Option<Limit>,
     finish_client: bool,
     finish_link: bool,
@@ -434,8 +444,8 @@ impl Outputs {
         (self.answered, self.any) = (Some(status), true);
     }
 
-    pub(crate) fn tunnel(&mut self) {
-        (self.tunnel, self.any) = (true, true);
+    pub(crate) fn tunnel(&mut self, log: Option<Box<TurnLog>>) {
+        (self.tunnel, self.any) = (Some(log), true);
     }
 
     pub(crate) fn limit(&mut self, limit: Limit) {
@@ -473,7 +483,7 @@ impl Outputs {
         let take = |flag: &mut bool, output| core::mem::take(flag).then_some(output);
         let next = take(&mut self.retry, Output::Retry)
             .or_else(|| self.answered.take().map(Output::Answered))
-            .or_else(|| take(&mut self.tunnel, Output::Tunnel))
+            .or_else(|| self.tunnel.take().map(Output::Tunnel))
             .or_else(|| self.limit.take().map(Output::Limit))
             .or_else(|| take(&mut self.finish_client, Output::FinishClient))
             .or_else(|| take(&mut self.finish_link, Output::FinishLink))

@@ -13,5 +13,6 @@ pub mod engine;
 pub mod http1;
 pub mod out;
 pub mod session;
+pub mod trace;
 pub mod tunnel;
 mod websocket;

@@ -11,6 +11,7 @@
 
 pub use crate::engine::Session;
 use crate::out::Out;
+use crate::trace::{NewSpan, Trace};
 use alloc::boxed::Box;
 use alloc::string::String;
 use core::net::SocketAddr;
@@ -96,7 +97,7 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long `Auto` waits for a client's first byte before it looks at the server's.
     pub detect_timeout: Duration,
-    /// Fill in [`TurnEnd::log`].
+    /// Fill in [`TurnEnd::log`], for turns that are not traced too.
     pub log: bool,
 }
 
@@ -153,12 +154,15 @@ pub struct Context<'a> {
     pub may_retry: bool,
     /// Bytes wait that the endpoint has not taken: who is slow is not the client.
     pub link_backlog: bool,
+    /// What a request that begins in this call is called in traces; another one for each call. `None`:
+    /// evenkeel takes no part in them, and passes on what clients say of theirs.
+    pub span: Option<NewSpan>,
 }
 
 impl<'a> Context<'a> {
-    /// In the usual case: nothing can be run elsewhere, nothing waits for the endpoint.
+    /// In the usual case: nothing can be run elsewhere, nothing waits for the endpoint, nothing is traced.
     pub fn new(settings: &'a Settings, peer: &'a Peer, now: Instant) -> Self {
-        Self { settings, peer, now, may_retry: false, link_backlog: false }
+        Self { settings, peer, now, may_retry: false, link_backlog: false, span: None }
     }
 }
 
@@ -204,11 +208,11 @@ pub struct TurnEnd {
     pub status: Option<u16>,
     /// `None`: it went well. Else whose doing, and how far it had come.
     pub failure: Option<End>,
-    /// For the access log, if asked for.
+    /// For access log and trace, if one of them wants it.
     pub log: Option<Box<TurnLog>>,
 }
 
-/// What the access log says of a turn, beyond what the worker knows.
+/// What access log and trace say of a turn, beyond what the worker knows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TurnLog {
     /// Request method.
@@ -219,8 +223,12 @@ pub struct TurnLog {
     pub host: String,
     /// `User-Agent`.
     pub user_agent: String,
-    /// W3C `traceparent`.
+    /// The version of HTTP that the client speaks.
+    pub version: &'static str,
+    /// W3C `traceparent` as the endpoint got it.
     pub traceparent: String,
+    /// Its place in a trace, if evenkeel takes part in traces.
+    pub trace: Option<Trace>,
     /// Body bytes from the client.
     pub received: u64,
     /// Body bytes to the client.
@@ -238,8 +246,9 @@ pub enum Output {
     Answered(Option<u16>),
     /// The endpoint refused the turn unrun: drop this link, run it elsewhere from the replay.
     Retry,
-    /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT).
-    Tunnel,
+    /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT). With what there
+    /// is to log of it: its [`TurnEnd`] has nothing to add to that.
+    Tunnel(Option<Box<TurnLog>>),
     /// Somebody ran into this limit, which ends the turn or the session.
     Limit(Limit),
     /// The turn is over; a new one may follow.

@@ -156,6 +156,8 @@ pub(super) enum Name {
     /// of names (RFC 3875, section 4.1.18) write both alike.
     Lookalike,
     Te,
+    Traceparent,
+    Tracestate,
     Trailer,
     TransferEncoding,
     Upgrade,
@@ -185,6 +187,8 @@ impl Name {
             (7, b't') if is("trailer") => Self::Trailer,
             (9, b'f') if is("forwarded") => Self::Forwarded,
             (10, b'c') if is("connection") => Self::Connection,
+            (10, b't') if is("tracestate") => Self::Tracestate,
+            (11, b't') if is("traceparent") => Self::Traceparent,
             (10, b'k') if is("keep-alive") => Self::HopByHop,
             (14, b'c') if is("content-length") => Self::ContentLength,
             (14, b'h') if is("http2-settings") => Self::HopByHop,
@@ -242,7 +246,16 @@ impl<'a> Connection<'a> {
     #[inline]
     pub(super) fn names(&self, field: &str, name: Name) -> bool {
         self.count > 0
-            && matches!(name, Name::Other | Name::Cookie | Name::Expect | Name::Trailer | Name::WwwAuthenticate)
+            && matches!(
+                name,
+                Name::Other
+                    | Name::Cookie
+                    | Name::Expect
+                    | Name::Traceparent
+                    | Name::Tracestate
+                    | Name::Trailer
+                    | Name::WwwAuthenticate
+            )
             && self.named[..self.count].iter().any(|named| named.eq_ignore_ascii_case(field.as_bytes()))
     }
 }

@@ -18,7 +18,8 @@ use self::head::{Flaw, Framing, Scan, find_end};
 use self::request::Request;
 use self::response::{Own, Response, put_own};
 use crate::engine::Outputs;
-use crate::session::{Context, Io, LinkError, LinkFate, Reason, Settings, TurnEnd, Want};
+use crate::session::{Context, Io, LinkError, LinkFate, Reason, Settings, TurnEnd, TurnLog, Want};
+use alloc::boxed::Box;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Scope;
 use evenkeel_core::time::{Duration, Instant};
@@ -315,7 +316,7 @@ impl Http1 {
             Ok(Next::Informational) => turn.informational += 1,
             Ok(Next::Tunnel { websocket }) => {
                 outputs.answered(Some(101));
-                outputs.tunnel();
+                outputs.tunnel(turn.request.log.take());
                 self.state = State::Upgraded { websocket };
             }
             Ok(Next::Retry) => {
@@ -483,6 +484,14 @@ impl Http1 {
             outputs.turn(TurnEnd { fate: LinkFate::Close, status, failure: Some(end), log: turn.request.log });
         }
         outputs.end(end, abort, false);
+    }
+
+    /// What there is to log of the present turn.
+    pub(crate) fn take_log(&mut self) -> Option<Box<TurnLog>> {
+        match &mut self.state {
+            State::Turn(turn) => turn.request.log.take(),
+            _ => None,
+        }
     }
 
     fn close(&mut self, end: End, linger: bool, outputs: &mut Outputs) {

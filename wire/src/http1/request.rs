@@ -5,6 +5,7 @@ use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELD
 use super::head::{Lines, flaw, put_field, valid_host, valid_target};
 use crate::engine::source_key;
 use crate::session::{Affinity, Context, Forwarding, TurnLog};
+use crate::trace::{NewSpan, Trace, is_state};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -94,6 +95,8 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         connection.upgrade && minor == 1 && framing == Framing::None && !has_token(protocol, b"h2c")
     });
 
+    let traced = context.span.as_ref().map(|span| Traced::of(fields, span));
+
     let begin = out.len();
     out.reserve(head.len() + 256);
     out.extend_from_slice(method.as_bytes());
@@ -129,6 +132,8 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
                 forwarded.note(name);
                 forwarding.passes(name)
             }
+            Name::Traceparent => traced.is_none(),
+            Name::Tracestate => traced.is_none_or(|traced| traced.state && !field.value.is_empty()),
             _ => true,
         };
         let ours = settings.client_subject.as_ref().is_some_and(|ours| alike(field.name, ours));
@@ -139,6 +144,9 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     lines.flush(out);
     if let (Some(name), Some(subject)) = (&settings.client_subject, &context.peer.subject) {
         put_field(out, name, subject.as_bytes());
+    }
+    if let Some(Traced { trace, .. }) = traced {
+        put_field(out, "traceparent", &trace.traceparent());
     }
     match framing {
         Framing::Length(n) => put_length(out, n),
@@ -172,8 +180,25 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
         expects: expect,
         framing,
         key: affinity_key(fields, context),
-        log: settings.log.then(|| log(method, path, host, fields)),
+        log: (settings.log || traced.is_some_and(|traced| traced.trace.is_sampled()))
+            .then(|| log((method, path, minor), host, fields, traced.map(|traced| traced.trace))),
     })
+}
+
+/// A request's part in a trace.
+#[derive(Clone, Copy)]
+struct Traced {
+    trace: Trace,
+    /// What it says of the trace in `tracestate` is passed on: the trace is continued, and it makes sense.
+    state: bool,
+}
+
+impl Traced {
+    fn of(fields: &[Header<'_>], span: &NewSpan) -> Self {
+        let named = |name| fields.iter().filter(move |field| Name::of(field.name) == name).map(|field| field.value);
+        let trace = Trace::of(named(Name::Traceparent), span);
+        Self { trace, state: trace.parent_id.is_some() && is_state(named(Name::Tracestate)) }
+    }
 }
 
 /// Could somebody take one field name for the other? CGI and its heirs write `-` as `_`.
@@ -374,7 +399,12 @@ fn affinity_key(fields: &[Header<'_>], context: &Context<'_>) -> Option<u64> {
     Some(found.map_or_else(|| source_key(context), hash))
 }
 
-fn log(method: &str, target: &str, host: &[u8], fields: &[Header<'_>]) -> Box<TurnLog> {
+fn log(
+    (method, target, minor): (&str, &str, u8),
+    host: &[u8],
+    fields: &[Header<'_>],
+    trace: Option<Trace>,
+) -> Box<TurnLog> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let field = |name: &str| {
         let field = fields.iter().find(|f| f.name.eq_ignore_ascii_case(name));
@@ -385,7 +415,9 @@ fn log(method: &str, target: &str, host: &[u8], fields: &[Header<'_>]) -> Box<Tu
         target: target.into(),
         host: text(host),
         user_agent: field("user-agent"),
-        traceparent: field("traceparent"),
+        version: if minor == 1 { "1.1" } else { "1.0" },
+        traceparent: trace.map_or_else(|| field("traceparent"), |trace| text(&trace.traceparent())),
+        trace,
         received: 0,
         sent: 0,
     })

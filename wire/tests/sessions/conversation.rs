@@ -3,7 +3,8 @@
 
 use crate::world::{Event, World};
 use evenkeel_core::end::Cause;
-use evenkeel_wire::session::{Leave, Settings};
+use evenkeel_wire::session::{Leave, Settings, TurnLog};
+use evenkeel_wire::trace::NewSpan;
 
 /// What somebody says, or is to hear.
 #[derive(Clone, Copy, Debug)]
@@ -45,19 +46,26 @@ use Step::{
 
 /// Plays a conversation with these settings.
 pub fn play(settings: &Settings, steps: &[Step<'_>]) {
-    play_pieces(settings, steps, false, usize::MAX);
-    play_pieces(settings, steps, false, 1);
+    play_pieces(settings, steps, |_| {}, usize::MAX);
+    play_pieces(settings, steps, |_| {}, 1);
 }
 
 /// The same where a turn that an endpoint refuses may be run elsewhere.
 pub fn play_with_retry(settings: &Settings, steps: &[Step<'_>]) {
-    play_pieces(settings, steps, true, usize::MAX);
-    play_pieces(settings, steps, true, 1);
+    play_pieces(settings, steps, |world| world.may_retry = true, usize::MAX);
+    play_pieces(settings, steps, |world| world.may_retry = true, 1);
 }
 
-fn play_pieces(settings: &Settings, steps: &[Step<'_>], may_retry: bool, size: usize) {
+/// The same where evenkeel takes part in traces, with these names for its requests; what there was to log.
+pub fn play_traced(settings: &Settings, span: NewSpan, steps: &[Step<'_>]) -> Vec<TurnLog> {
+    let logs = play_pieces(settings, steps, |world| world.span = Some(span), usize::MAX);
+    assert_eq!(play_pieces(settings, steps, |world| world.span = Some(span), 1), logs);
+    logs
+}
+
+fn play_pieces(settings: &Settings, steps: &[Step<'_>], begin: impl FnOnce(&mut World), size: usize) -> Vec<TurnLog> {
     let mut world = World::with(settings.clone());
-    world.may_retry = may_retry;
+    begin(&mut world);
     let (mut client_heard, mut link_heard) = (0, 0);
     for (number, step) in steps.iter().enumerate() {
         let place = format!("step {number}, pieces of {size}: {step:?}");
@@ -91,6 +99,7 @@ fn play_pieces(settings: &Settings, steps: &[Step<'_>], may_retry: bool, size: u
         }
     }
     assert!(!world.wanted, "a link is still asked for");
+    world.logs
 }
 
 fn hears(world: &World, heard: &mut usize, text: &str, place: &str) {

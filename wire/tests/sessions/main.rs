@@ -7,6 +7,7 @@ mod http1;
 mod limits;
 mod pieces;
 mod refusals;
+mod trace;
 mod tunnel;
 mod websocket;
 mod world;

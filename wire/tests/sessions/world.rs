@@ -4,7 +4,9 @@
 use evenkeel_core::end::{Cause, End};
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::out::Out;
-use evenkeel_wire::session::{Context, Io, Leave, LinkError, LinkFate, Output, Peer, Protocol, Session, Settings};
+use evenkeel_wire::session::{Context, Io, Leave, LinkError, LinkFate, Output, Peer, Protocol, Session};
+use evenkeel_wire::session::{Settings, TurnLog};
+use evenkeel_wire::trace::NewSpan;
 
 /// Something that happens to a session.
 #[derive(Clone, Debug)]
@@ -40,6 +42,10 @@ pub struct World {
     pub may_retry: bool,
     /// The endpoint does not take what is sent to it.
     pub link_backlog: bool,
+    /// What a request is called in traces.
+    pub span: Option<NewSpan>,
+    /// What there was to log of turns.
+    pub logs: Vec<TurnLog>,
     /// The last limit that was run into.
     pub limit: Option<evenkeel_core::end::Limit>,
     /// Turns that were.
@@ -76,6 +82,8 @@ impl World {
             wanted: false,
             may_retry: false,
             link_backlog: false,
+            span: None,
+            logs: Vec::new(),
             limit: None,
             retries: 0,
             reused: 0,
@@ -158,6 +166,7 @@ impl World {
             let context = Context {
                 may_retry: self.may_retry,
                 link_backlog: self.link_backlog,
+                span: self.span,
                 ..Context::new(&self.settings, &self.peer, self.now)
             };
             let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
@@ -182,6 +191,7 @@ impl World {
             let context = Context {
                 may_retry: self.may_retry,
                 link_backlog: self.link_backlog,
+                span: self.span,
                 ..Context::new(&self.settings, &self.peer, self.now)
             };
             let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
@@ -209,6 +219,7 @@ impl World {
                     self.wanted = true;
                 }
                 Output::Turn(end) => {
+                    self.logs.extend(end.log.map(|log| *log));
                     if self.linked && end.fate == LinkFate::Reuse {
                         self.reused += 1;
                     }
@@ -229,7 +240,8 @@ impl World {
                     self.link_in.clear();
                 }
                 Output::Limit(limit) => self.limit = Some(limit),
-                Output::Answered(_) | Output::Tunnel | Output::FinishClient | Output::FinishLink => {}
+                Output::Tunnel(log) => self.logs.extend(log.map(|log| *log)),
+                Output::Answered(_) | Output::FinishClient | Output::FinishLink => {}
             }
         }
     }
