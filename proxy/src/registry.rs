@@ -3,6 +3,7 @@
 //! Each worker owns its tallies and is their only writer, so counting is a plain load and store;
 //! readers sum over workers.
 
+use crate::observe::spans::Counts;
 pub use crate::observe::sums::EndpointSums;
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Endpoint;
@@ -129,6 +130,8 @@ pub struct Registry {
     pub heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
     /// Access log records dropped because the writer did not keep up.
     pub access_log_dropped: Arc<AtomicU64>,
+    /// What became of spans.
+    pub(crate) spans: Arc<Counts>,
 }
 
 /// Proof that a worker lives.

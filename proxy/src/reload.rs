@@ -7,7 +7,8 @@ use crate::admin;
 use crate::config::{self, Config};
 use crate::control::{Control, Controlled};
 use crate::observe::access::AccessLog;
-use crate::registry::{ServiceEntry, ServiceTally};
+use crate::observe::spans::{Exporter, Prepared};
+use crate::registry::{Registry, ServiceEntry, ServiceTally};
 use crate::service::{Service, Tls, load_tls};
 use crate::worker::Command;
 use crate::worker::socket::Listener;
@@ -37,6 +38,8 @@ pub(crate) struct Setup {
     next_service: u32,
     next_listener: u32,
     admin: Option<Admin>,
+    /// Sends spans to a collector.
+    exporter: Option<Exporter>,
     /// What this evenkeel calls itself.
     name: String,
     /// Told when a service has its first endpoints; nobody listens after the start.
@@ -118,7 +121,8 @@ struct Sockets {
 impl Setup {
     pub(crate) fn new(name: String, first: mpsc::Sender<()>, seed: u64) -> Self {
         let listeners = Vec::new();
-        Self { config: None, listeners, next_service: 0, next_listener: 0, admin: None, name, first, seed }
+        let (admin, exporter) = (None, None);
+        Self { config: None, listeners, next_service: 0, next_listener: 0, admin, exporter, name, first, seed }
     }
 
     /// Where the admin API listens.
@@ -129,6 +133,11 @@ impl Setup {
     /// How long the process may take to leave.
     pub(crate) fn grace(&self) -> Duration {
         self.config.as_ref().map(|c| c.drain.grace).unwrap_or_default()
+    }
+
+    /// Gives up what sends spans, for whoever waits for the last of them.
+    pub(crate) fn take_exporter(&mut self) -> Option<Exporter> {
+        self.exporter.take()
     }
 
     /// Gives up the sockets; workers give up theirs when they are told to leave.
@@ -150,6 +159,16 @@ impl Setup {
             proxy_id: hash(self.name.as_bytes()),
             seed: self.seed ^ hash(config.name.as_bytes()),
         }
+    }
+
+    /// What sends spans from now on; `None`: what does already.
+    fn prepare_exporter(&self, config: &Config, registry: &Registry) -> io::Result<Option<Option<Prepared>>> {
+        let before = self.config.as_ref().and_then(|config| config.tracing.as_ref());
+        if before == config.tracing.as_ref() {
+            return Ok(None);
+        }
+        let prepare = |config| Prepared::new(config, registry.spans.clone(), self.seed);
+        config.tracing.as_ref().map(prepare).transpose().map(Some)
     }
 
     /// Binds what the new configuration has and the present one has not.
@@ -200,8 +219,10 @@ pub(crate) fn apply(control: &Arc<Control>, config: Config) -> io::Result<Applie
         tls.insert(service.name.clone(), loaded);
     }
     let sockets = setup.bind(&config)?;
+    let exporter = setup.prepare_exporter(&config, &control.registry)?;
     let mut change = Change { control, setup, config, tls, changes: Vec::new(), pumps: Vec::new() };
     change.process()?;
+    change.tracing(exporter);
     let gone = change.services();
     change.listeners(sockets.listeners);
     change.remove(&gone);
@@ -243,11 +264,22 @@ impl Change<'_> {
             self.changes.push("drain: changed".into());
         }
         if before.access_log != self.config.access_log {
-            let access = self.config.access_log.map(AccessLog::start).transpose()?;
+            let log = |format| AccessLog::start(format, self.control.registry.access_log_dropped.clone());
+            let access = self.config.access_log.map(log).transpose()?;
             self.control.tell_all(|| Command::Access(access.clone()));
             self.changes.push("access_log: changed".into());
         }
         Ok(())
+    }
+
+    /// Spans go where the configuration says now: those that wait still go where it said before. `None`: that
+    /// is where they go already.
+    fn tracing(&mut self, exporter: Option<Option<Prepared>>) {
+        let Some(exporter) = exporter else { return };
+        self.setup.exporter = exporter.map(Prepared::start);
+        let tracer = self.setup.exporter.as_ref().map(|exporter| exporter.tracer.clone());
+        self.control.tell_all(|| Command::Trace(tracer.clone()));
+        self.changes.push("tracing: changed".into());
     }
 
     /// Services that are new or have changed; returns those that are gone.

@@ -53,9 +53,9 @@ pub fn start(config: Config) -> io::Result<Running> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
     let count = config.workers.unwrap_or_else(cpus).max(1);
-    let access = config.access_log.map(AccessLog::start).transpose()?;
-    let dropped = access.as_ref().map(AccessLog::dropped).unwrap_or_default();
-    let registry = Arc::new(Registry { access_log_dropped: dropped, ..Registry::default() });
+    let registry = Arc::new(Registry::default());
+    let log = |format| AccessLog::start(format, registry.access_log_dropped.clone());
+    let access = config.access_log.map(log).transpose()?;
 
     let prepared = (0..count).map(|_| worker::prepare()).collect::<io::Result<Vec<_>>>()?;
     let workers: Arc<[Arc<worker::Handle>]> = prepared.iter().map(|(_, handle)| handle.clone()).collect();
@@ -222,6 +222,11 @@ impl Drop for Running {
         for thread in self.threads.drain(..) {
             // A worker that panicked has said so already.
             let _panicked = thread.join();
+        }
+        // Nobody writes spans any more; those that wait are sent while there is somebody to do it.
+        let exporter = self.control.setup.lock().ok().and_then(|mut setup| setup.take_exporter());
+        if let Some(exporter) = exporter {
+            exporter.finish();
         }
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

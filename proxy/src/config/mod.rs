@@ -5,6 +5,7 @@ mod parse;
 mod read;
 mod reference;
 mod tls;
+mod tracing;
 
 pub(crate) use self::read::near;
 
@@ -12,6 +13,7 @@ pub use self::network::Network;
 pub use self::parse::{DEFAULT_ADMIN, POLICIES, load, parse, policy, policy_name};
 pub use self::read::{Problem, Problems};
 pub use self::reference::reference;
+pub use self::tracing::{Collector, Tracing};
 
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer;
@@ -35,6 +37,8 @@ pub struct Config {
     pub drain: Drain,
     /// Access log; `None`: off.
     pub access_log: Option<AccessLog>,
+    /// Spans of turns; `None`: off.
+    pub tracing: Option<Tracing>,
     /// The services, by name, each name once.
     pub services: Vec<Service>,
 }
@@ -189,6 +193,21 @@ pub struct ClientTls {
     pub cert: Option<CertFiles>,
 }
 
+impl Default for ClientTls {
+    /// With the system's roots; names are checked.
+    fn default() -> Self {
+        Self { ca: None, sni: None, verify: true, cert: None }
+    }
+}
+
+impl ClientTls {
+    /// Makes relative paths relative to `directory`.
+    fn resolve(&mut self, directory: &Path) {
+        let own = self.cert.as_mut().map(|files| [&mut files.cert, &mut files.key]);
+        own.into_iter().flatten().chain(&mut self.ca).for_each(|path| *path = directory.join(&*path));
+    }
+}
+
 /// Which endpoint.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Balance {
@@ -310,6 +329,7 @@ impl Config {
             workers: None,
             drain: Drain { grace: Duration::from_secs(30) },
             access_log: None,
+            tracing: None,
             services: Vec::new(),
         }
     }
@@ -388,11 +408,12 @@ impl Service {
 
     /// Makes relative paths relative to `directory`.
     fn resolve(&mut self, directory: &Path) {
-        let server = self.tls.as_mut().map(|tls| (&mut tls.certs[..], &mut tls.client_ca));
-        let client = self.upstream.tls.as_mut().map(|tls| (tls.cert.as_mut_slice(), &mut tls.ca));
-        for (certs, ca) in server.into_iter().chain(client) {
-            let own = certs.iter_mut().flat_map(|c| [&mut c.cert, &mut c.key]);
-            own.chain(ca).for_each(|path| *path = directory.join(&*path));
+        if let Some(tls) = &mut self.tls {
+            let own = tls.certs.iter_mut().flat_map(|c| [&mut c.cert, &mut c.key]);
+            own.chain(&mut tls.client_ca).for_each(|path| *path = directory.join(&*path));
+        }
+        if let Some(tls) = &mut self.upstream.tls {
+            tls.resolve(directory);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::read::{Found, Problem, Problems, Section, duration, fraction, size, suggest};
 use super::tls::{client_tls, is_host, server_tls};
+use super::tracing::tracing;
 use super::{AccessLog, Affinity, Config, Forwarding, Network, Protocol, Service};
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::{Pace, Policy};
@@ -96,6 +97,18 @@ fn config(root: &Node, directory: Option<&Path>, found: &Found) -> Option<Config
         "json" => Some(Some(AccessLog::Json)),
         _ => None,
     });
+    config.tracing = tracing(&mut top);
+    if let (Some(directory), Some(tracing)) = (directory, &mut config.tracing) {
+        tracing.resolve(directory);
+        if let Err(error) = tracing.client() {
+            let node = root.get("tracing");
+            top.problem(
+                node.and_then(|node| node.get("tls").or(node.get("otlp"))).unwrap_or(root),
+                "tracing.tls",
+                error,
+            );
+        }
+    }
     top.section("drain", |drain| drain.duration("grace", &mut config.drain.grace));
     match top.take("services") {
         None => top.problem(root, "services", "missing: a list with at least one service"),
@@ -536,6 +549,7 @@ pub fn policy_name(policy: Policy) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Tracing;
 
     const SERVICE: &str = "services:\n- name: a\n  listen: 127.0.0.1:80\n  target: 10.0.0.1:80\n";
 
@@ -576,6 +590,22 @@ mod tests {
         );
         assert_eq!((service.retry.attempts, service.retry.on_unavailable, service.retry.buffer), (3, true, 1024));
         assert_eq!((service.timeouts.request, service.limits.sessions, service.http.via), (None, 5, false));
+    }
+
+    #[test]
+    fn spans_have_a_collector_and_every_default() {
+        let tracing = |more: &str| parse("e.yaml", &format!("{SERVICE}tracing: {more}\n")).unwrap().tracing;
+        assert_eq!(tracing("off"), None);
+        let plain = Tracing::new("http://127.0.0.1:4318".parse().unwrap());
+        assert_eq!(tracing("{otlp: 'http://127.0.0.1:4318'}").as_ref(), Some(&plain));
+        let all = tracing(
+            "{otlp: 'https://a.example/x', tls: {sni: b.example}, sample: 10%, service: edge, timeout: 1s, queue: 7, \
+             headers: {Authorization: 'Bearer x'}}",
+        )
+        .unwrap();
+        assert_eq!((all.sample, all.service.as_str(), all.queue), (0.1, "edge", 7));
+        assert_eq!(all.tls.and_then(|tls| tls.sni).as_deref(), Some("b.example"));
+        assert_eq!(all.headers, [("Authorization".to_owned(), "Bearer x".to_owned())]);
     }
 
     #[test]
@@ -686,6 +716,28 @@ mod tests {
             ),
             ("  name: again\n", "e.yaml:5:3: key \"name\" stands here twice"),
             ("admin: here\n", "e.yaml:5:8: admin: expected an address such as 127.0.0.1:15090, or off, found \"here\""),
+            (
+                "tracing: {sample: 1%}\n",
+                "e.yaml:5:10: tracing.otlp: missing: the URL of a collector, such as http://127.0.0.1:4318, or tracing: off",
+            ),
+            (
+                "tracing: {otlp: '127.0.0.1:4317', sample: 2, sevice: a}\n",
+                "e.yaml:5:17: tracing.otlp: expected the URL of a collector, such as http://127.0.0.1:4318, found \"127.0.0.1:4317\"\n\
+                 e.yaml:5:43: tracing.sample: expected a fraction such as 1%, found \"2\"\n\
+                 e.yaml:5:46: tracing.sevice: unknown key: did you mean \"service\"?",
+            ),
+            (
+                "tracing: {otlp: 'http://a:4318', tls: {ca: system}, queue: 0}\n",
+                "e.yaml:5:39: tracing.tls: is for a collector with an https:// URL\n\
+                 e.yaml:5:60: tracing.queue: expected a number from 1 to 1048576, found \"0\"",
+            ),
+            (
+                "tracing: {otlp: 'http://a:4318', headers: {'x y': a, Host: b, authorization: \"\\u00e9\"}}\n",
+                "e.yaml:5:44: tracing.headers: \"x y\" is no name of a field\n\
+                 e.yaml:5:54: tracing.headers.Host: evenkeel says this itself\n\
+                 e.yaml:5:78: tracing.headers.authorization: expected printable ASCII",
+            ),
+            ("tracing: on\n", "e.yaml:5:10: tracing: expected a map, found a word"),
             ("workers: 0\n", "e.yaml:5:10: workers: expected auto, or a number from 1 to 256, found \"0\""),
             ("drian: {grace: 1s}\n", "e.yaml:5:1: drian: unknown key: did you mean \"drain\"?"),
         ] {

@@ -45,6 +45,49 @@ pub(super) const KEYS: &[Key] = &[
         "One line a request on standard output. Off: it costs more than the request itself.",
     ),
     key(
+        "tracing",
+        "map, `off`",
+        "off",
+        "Takes part in traces (W3C Trace Context) and sends a span for each request of those that are recorded to a collector: [tracing.md](tracing.md). Off: `traceparent` and `tracestate` are passed on untouched.",
+    ),
+    key(
+        "tracing.otlp",
+        "URL",
+        "",
+        "Where the collector takes OTLP over HTTP: `http://127.0.0.1:4318`. Spans go to `/v1/traces` below it, as JSON.",
+    ),
+    key(
+        "tracing.tls",
+        "map, `on`",
+        "",
+        "For an `https://` URL, if it needs more than the system's roots: the keys of `services[].upstream.tls`. Its files are read when the configuration is.",
+    ),
+    key(
+        "tracing.sample",
+        "fraction",
+        "1%",
+        "Of the traces that begin here: the part that is recorded. Whether a trace that a request came with is recorded has been decided by who began it.",
+    ),
+    key("tracing.service", "name", "evenkeel", "`service.name` of the spans."),
+    key(
+        "tracing.headers",
+        "map of fields",
+        "",
+        "Further fields of each request to the collector, such as `{authorization: 'Bearer …'}`.",
+    ),
+    key(
+        "tracing.timeout",
+        "duration",
+        "5s",
+        "How long the collector may take to answer. Nobody waits for it but the spans behind.",
+    ),
+    key(
+        "tracing.queue",
+        "count",
+        "4096",
+        "Spans that wait to be sent; further ones are dropped and counted. The longest waiting span has about 5 KiB.",
+    ),
+    key(
         "drain.grace",
         "duration",
         "30s",
@@ -453,7 +496,8 @@ mod tests {
     }
 
     /// Sections that a key cannot stand in alone, and what must be beside it.
-    const BESIDE: [(&str, &str); 3] = [
+    const BESIDE: [(&str, &str); 4] = [
+        ("tracing", "otlp: 'http://127.0.0.1:4318'"),
         ("services[].health.check", "tcp: {}"),
         ("services[].tls", "cert: a, key: b, client_ca: c"),
         ("services[].upstream.tls", "ca: system"),

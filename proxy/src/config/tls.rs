@@ -77,22 +77,22 @@ pub(super) fn server_tls(section: &mut Section<'_>) -> Option<ServerTls> {
     found
 }
 
-/// The section `upstream.tls` of a service.
-pub(super) fn client_tls(upstream: &mut Section<'_>) -> Option<ClientTls> {
-    let mut found = ClientTls { ca: None, sni: None, verify: true, cert: None };
-    match upstream.node.get("tls").and_then(Node::text) {
+/// The section `tls` for those that are spoken to: endpoints, collectors.
+pub(super) fn client_tls(section: &mut Section<'_>) -> Option<ClientTls> {
+    let mut found = ClientTls::default();
+    match section.node.get("tls").and_then(Node::text) {
         Some("on") => {
-            upstream.take("tls");
+            section.take("tls");
             return Some(found);
         }
         Some("off") => {
-            upstream.take("tls");
+            section.take("tls");
             return None;
         }
         _ => {}
     }
-    upstream.node.get("tls")?;
-    upstream.section("tls", |tls| {
+    section.node.get("tls")?;
+    section.section("tls", |tls| {
         found.ca = tls
             .value("ca", "the path of a PEM file, or system", |text| match text {
                 "system" => Some(None),

@@ -1,10 +1,8 @@
 //! The access log: one line a turn, written by a thread of its own so that a full disk or a stuck
 //! pipe never stops a worker. What does not fit its queue is dropped and counted.
 
+use super::turn::TurnRecord;
 use crate::config::AccessLog as Format;
-use evenkeel_core::end::End;
-use evenkeel_core::time::Duration;
-use evenkeel_wire::session::TurnLog;
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
@@ -16,56 +14,38 @@ use std::time::SystemTime;
 /// Records that wait to be written.
 const QUEUE: usize = 8192;
 
-/// One turn.
-#[derive(Debug)]
-pub(crate) struct AccessRecord {
-    pub(crate) service: String,
-    pub(crate) endpoint: Option<String>,
-    pub(crate) client: SocketAddr,
-    pub(crate) status: Option<u16>,
-    pub(crate) end: Option<End>,
-    pub(crate) first_byte: Option<Duration>,
-    pub(crate) duration: Duration,
-    pub(crate) tries: u32,
-    pub(crate) turn: Box<TurnLog>,
-}
-
 /// A worker's end of the access log.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog {
-    queue: SyncSender<(SystemTime, AccessRecord)>,
+    queue: SyncSender<TurnRecord>,
     dropped: Arc<AtomicU64>,
 }
 
 impl AccessLog {
-    /// Starts the writer; it ends when the last clone of the log is gone.
-    pub(crate) fn start(format: Format) -> io::Result<Self> {
+    /// Starts the writer; it ends when the last clone of the log is gone. `dropped` counts records dropped
+    /// because it did not keep up.
+    pub(crate) fn start(format: Format, dropped: Arc<AtomicU64>) -> io::Result<Self> {
         let (queue, records) = sync_channel(QUEUE);
         std::thread::Builder::new().name("access-log".into()).spawn(move || run(&records, format))?;
-        Ok(Self { queue, dropped: Arc::default() })
+        Ok(Self { queue, dropped })
     }
 
-    pub(crate) fn write(&self, record: AccessRecord) {
-        if self.queue.try_send((SystemTime::now(), record)).is_err() {
+    pub(crate) fn write(&self, record: TurnRecord) {
+        if self.queue.try_send(record).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
-
-    /// Records dropped because the writer did not keep up.
-    pub(crate) fn dropped(&self) -> Arc<AtomicU64> {
-        self.dropped.clone()
-    }
 }
 
-fn run(records: &Receiver<(SystemTime, AccessRecord)>, format: Format) {
+fn run(records: &Receiver<TurnRecord>, format: Format) {
     let mut out = BufWriter::new(io::stdout());
     while let Ok(first) = records.recv() {
         let mut next = Some(first);
         // As many as there are, then one flush.
-        while let Some((time, record)) = next {
+        while let Some(record) = next {
             let line = match format {
-                Format::Json => json(time, &record),
-                Format::Text => text(time, &record),
+                Format::Json => json(&record),
+                Format::Text => text(&record),
             };
             if writeln!(out, "{line}").is_err() {
                 return;
@@ -99,10 +79,10 @@ struct Json<'a> {
     traceparent: &'a str,
 }
 
-fn json(time: SystemTime, record: &AccessRecord) -> String {
-    let turn = &record.turn;
+fn json(record: &TurnRecord) -> String {
+    let turn = &record.log;
     let line = Json {
-        time: timestamp(time),
+        time: timestamp(record.ended),
         service: &record.service,
         endpoint: record.endpoint.as_deref(),
         client: record.client,
@@ -123,13 +103,13 @@ fn json(time: SystemTime, record: &AccessRecord) -> String {
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-fn text(time: SystemTime, record: &AccessRecord) -> String {
-    let turn = &record.turn;
+fn text(record: &TurnRecord) -> String {
+    let turn = &record.log;
     let status = record.status.map_or_else(|| "-".into(), |s| s.to_string());
     let cause = record.end.map_or("done", |end| end.cause.as_str());
     format!(
         "{} {} {} {} {} {} {} {} {}us {}B {}B \"{}\"",
-        timestamp(time),
+        timestamp(record.ended),
         record.client,
         record.service,
         record.endpoint.as_deref().unwrap_or("-"),
@@ -176,19 +156,24 @@ pub(crate) fn timestamp(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evenkeel_core::end::{Cause, Phase};
+    use evenkeel_core::end::{Cause, End, Phase};
+    use evenkeel_wire::session::TurnLog;
+    use std::time::Duration;
 
-    fn record(target: &str) -> AccessRecord {
-        AccessRecord {
+    fn record(target: &str) -> TurnRecord {
+        TurnRecord {
             service: "shop".into(),
             endpoint: Some("10.0.0.1:80".into()),
             client: ([127, 0, 0, 1], 4000).into(),
+            tls: false,
             status: Some(502),
             end: Some(End { cause: Cause::EndpointClosed, phase: Phase::Wait }),
+            waited: None,
             first_byte: None,
             duration: Duration::from_micros(1500),
             tries: 1,
-            turn: Box::new(TurnLog { method: "GET".into(), target: target.into(), ..TurnLog::default() }),
+            ended: SystemTime::UNIX_EPOCH,
+            log: Box::new(TurnLog { method: "GET".into(), target: target.into(), ..TurnLog::default() }),
         }
     }
 
@@ -202,9 +187,9 @@ mod tests {
 
     #[test]
     fn a_client_cannot_forge_a_line() {
-        let line = text(SystemTime::UNIX_EPOCH, &record("/\n1970 forged \u{1b}[31m\""));
+        let line = text(&record("/\n1970 forged \u{1b}[31m\""));
         assert!(!line.contains('\n') && !line.contains('\u{1b}'), "{line}");
-        let line = json(SystemTime::UNIX_EPOCH, &record("/\n\"x"));
+        let line = json(&record("/\n\"x"));
         let parsed: serde_json::Value = serde_json::from_str(&line).expect("valid JSON");
         assert_eq!(parsed["target"], "/\n\"x");
         assert_eq!((parsed["cause"].as_str(), parsed["status"].as_u64()), (Some("endpoint-closed"), Some(502)));

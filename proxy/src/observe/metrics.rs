@@ -2,6 +2,7 @@
 //! `docs/metrics.md` both come from it. Everything is read when somebody asks; the data path only
 //! counts.
 
+use super::spans::{Counts, Dropped};
 use super::sums::{EndpointSums, OTHER, merged};
 use crate::control::Control;
 use crate::now::{EndpointNow, ServiceNow};
@@ -14,6 +15,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Endpoints of one service that have labels of their own; further ones are counted as one.
@@ -28,6 +30,7 @@ struct Scrape {
     stalled: Vec<usize>,
     uptime: f64,
     access_log_dropped: u64,
+    spans: Arc<Counts>,
     reloads: crate::control::Reloads,
     process: Process,
 }
@@ -459,6 +462,30 @@ const METRICS: &[Metric] = &[
         read: |scrape, out| out.count(vec![], scrape.access_log_dropped),
     },
     Metric {
+        name: "evenkeel_spans_exported",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Spans that a collector took",
+        read: |scrape, out| out.count(vec![], scrape.spans.exported.load(Relaxed)),
+    },
+    Metric {
+        name: "evenkeel_spans_dropped",
+        kind: Kind::Counter,
+        labels: "reason",
+        help: "Spans dropped: queue-full (more than `tracing.queue` waited), refused (by the collector), unreachable (it was, or had no time, five times in a row)",
+        read: |scrape, out| {
+            let dropped = Dropped::ALL.iter().zip(&scrape.spans.dropped);
+            dropped.into_iter().try_for_each(|(why, n)| out.count(vec![("reason", why.as_str())], n.load(Relaxed)))
+        },
+    },
+    Metric {
+        name: "evenkeel_span_export_failures",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Attempts to send spans that failed, those that were made again included",
+        read: |scrape, out| out.count(vec![], scrape.spans.failures.load(Relaxed)),
+    },
+    Metric {
         name: "evenkeel_workers",
         kind: Kind::Gauge,
         labels: "",
@@ -574,6 +601,7 @@ pub(crate) async fn scrape(control: &Control) -> Result<String, fmt::Error> {
         stalled: control.stalled(),
         uptime: control.clock.origin().elapsed().as_secs_f64(),
         access_log_dropped: control.registry.access_log_dropped.load(Relaxed),
+        spans: control.registry.spans.clone(),
         reloads: control.reloads.lock().map(|r| r.clone()).unwrap_or_default(),
         process: Process::now(),
     };

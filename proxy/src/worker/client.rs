@@ -8,7 +8,7 @@ use evenkeel_core::end::End;
 use evenkeel_core::endpoint::EndpointId;
 use evenkeel_core::picker::Ticket;
 use evenkeel_core::time::Instant;
-use evenkeel_wire::session::{Leave, Peer, Session, Want};
+use evenkeel_wire::session::{Leave, Peer, Session, TurnLog, Want};
 use std::net::IpAddr;
 
 /// Endpoints remembered as tried for one turn.
@@ -25,7 +25,13 @@ pub(super) struct Turn {
     pub(super) began: Instant,
     /// When the present try began.
     pub(super) tried_at: Instant,
+    /// When it got the link that it has, or had last.
+    pub(super) linked_at: Option<Instant>,
     pub(super) first_byte: Option<Instant>,
+    /// The status of the answer that began.
+    pub(super) status: Option<u16>,
+    /// What there is to log of a turn that became a tunnel.
+    pub(super) log: Option<Box<TurnLog>>,
     /// Any byte of a response was seen: from here on nothing is tried again.
     pub(super) heard: bool,
     /// Waits in the pool's queue since `tried_at`.
@@ -50,7 +56,10 @@ impl Turn {
             pool: 0,
             began: now,
             tried_at: now,
+            linked_at: None,
             first_byte: None,
+            status: None,
+            log: None,
             heard: false,
             queued: false,
             held: None,

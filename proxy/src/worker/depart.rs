@@ -86,7 +86,8 @@ impl Worker {
 
     /// Closes a session and forgets it; every session ends here, once.
     pub(super) fn remove_session(&mut self, key: Key, end: End, abort: bool) {
-        self.end_turn(key, TurnEnd { fate: LinkFate::Close, status: None, failure: Some(end), log: None });
+        let log = self.sessions.get_mut(key).and_then(|client| client.engine.take_log());
+        self.end_turn(key, TurnEnd { fate: LinkFate::Close, status: None, failure: Some(end), log });
         let Some(mut client) = self.sessions.remove(key) else { return };
         self.descriptors.give();
         if abort {

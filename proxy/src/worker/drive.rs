@@ -169,11 +169,12 @@ impl Worker {
 
     /// Feeds the engine; returns how much it used, and whether it may use the rest without more.
     fn feed_client(&mut self, key: Key, input: &[u8]) -> (usize, bool) {
-        let Self { sessions, services, pool, now, .. } = self;
+        let Self { sessions, services, pool, now, tracer, rng, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return (0, false) };
         let Some(Some(served)) = services.get(client.service as usize) else { return (0, false) };
         let in_turn = client.turn.is_some();
-        let context = Context::new(&served.shared.settings, &client.peer, *now);
+        let span = tracer.as_ref().map(|tracer| tracer.draw(rng));
+        let context = Context { span, ..Context::new(&served.shared.settings, &client.peer, *now) };
         let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
         let consumed = client.engine.client_data(input, &mut io, &context);
         let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
@@ -288,7 +289,7 @@ impl Worker {
                 Output::Answered(status) => self.answered(key, status),
                 Output::Retry => self.retry_refused(key),
                 Output::Limit(limit) => self.note_limit(key, limit),
-                Output::Tunnel => self.tunnel(key),
+                Output::Tunnel(log) => self.tunnel(key, log),
                 Output::Turn(end) => {
                     // The last bytes of a request must reach the link before it changes hands.
                     tails.link = self.flush_link(key, tails.link);

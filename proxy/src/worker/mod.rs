@@ -37,6 +37,7 @@ use self::link::{EndpointPool, Link, LinkState};
 use self::slab::{Key, Slab};
 use self::socket::{Listener, Stream};
 use self::wheel::Wheel;
+use crate::observe::spans::Tracer;
 use crate::registry::{Heartbeat, ServiceTally};
 use crate::service::Service;
 use evenkeel_core::admission::Gate;
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Unlisten(u32),
     /// Log requests there from now on, or not.
     Access(Option<crate::observe::access::AccessLog>),
+    /// Take part in traces from now on, or not.
+    Trace(Option<Tracer>),
     /// Pick from this snapshot from now on.
     Publish(u32, Arc<Picker>),
     /// The endpoint leaves, and its sessions with it.
@@ -218,6 +221,7 @@ pub(crate) struct Worker {
     peers: Arc<[Arc<Handle>]>,
     facts: tokio::sync::mpsc::Sender<Fact>,
     access: Option<crate::observe::access::AccessLog>,
+    tracer: Option<Tracer>,
     complaints: Complaints,
     heartbeat: Arc<Heartbeat>,
     origin: std::time::Instant,
@@ -268,6 +272,7 @@ impl Worker {
             peers: spawn.peers,
             facts: spawn.facts,
             access: spawn.access,
+            tracer: None,
             complaints: Complaints::new(now),
             heartbeat,
             origin: spawn.origin,
@@ -389,6 +394,7 @@ impl Worker {
                 Command::Relisten(id, services) => self.relisten(id, services),
                 Command::Unlisten(id) => self.unlisten(id),
                 Command::Access(access) => self.access = access,
+                Command::Trace(tracer) => self.tracer = tracer,
                 Command::Publish(service, picker) => self.publish(service, picker),
                 Command::Leave(service, endpoint) => self.endpoint_leaves(service, &endpoint),
                 Command::Stay(service, endpoint) => self.endpoint_stays(service, &endpoint),

@@ -16,16 +16,18 @@ use super::link::{EndpointPool, Link, LinkState};
 use super::slab::Key;
 use super::socket::{self, Stream};
 use super::{LINK_BIT, Served, Timer, Worker};
-use crate::observe::access::AccessRecord;
+use crate::observe::turn::TurnRecord;
 use crate::registry::EndpointTally;
 use evenkeel_core::admission::Admission;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::picker::{Ask, Outcome, Picker, Scope};
+use evenkeel_core::time::Instant;
 use evenkeel_wire::edge::put_proxy_header;
-use evenkeel_wire::session::{LinkError, LinkFate, TurnEnd, Want};
+use evenkeel_wire::session::{LinkError, LinkFate, Peer, TurnEnd, TurnLog, Want};
 use mio::Token;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// A connection attempt that did not work out.
 enum Failed {
@@ -441,6 +443,9 @@ impl Worker {
         let Some(link) = self.links.get_mut(link_key) else { return };
         (link.state, link.session, link.since) = (LinkState::Busy, Some(key), self.now);
         client.link = Some(link_key);
+        if let Some(turn) = &mut client.turn {
+            turn.linked_at = Some(self.now);
+        }
         if let Some(Some(served)) = self.services.get(client.service as usize)
             && let Some(Some(pool)) = served.pools.get(link.pool as usize)
         {
@@ -470,10 +475,11 @@ impl Worker {
     }
 
     /// The final answer begins.
-    pub(super) fn answered(&mut self, key: Key, _status: Option<u16>) {
+    pub(super) fn answered(&mut self, key: Key, status: Option<u16>) {
         let Some(client) = self.sessions.get_mut(key) else { return };
         client.to_link.forget_sent();
         let Some(turn) = client.turn.as_mut() else { return };
+        turn.status = status;
         if turn.first_byte.replace(self.now).is_none()
             && let Some(Some(served)) = self.services.get(client.service as usize)
             && let Some(Some(pool)) = served.pools.get(turn.pool as usize)
@@ -482,9 +488,19 @@ impl Worker {
         }
     }
 
-    /// The turn lasts as long as the session from now on, and counts like one.
-    pub(super) fn tunnel(&mut self, key: Key) {
-        let Some(turn) = self.sessions.get_mut(key).and_then(|c| c.turn.as_mut()) else { return };
+    /// The turn lasts as long as the session from now on, and counts like one. Its span is that of the
+    /// handshake: nobody waits for hours to see it.
+    pub(super) fn tunnel(&mut self, key: Key, log: Option<Box<TurnLog>>) {
+        let Self { sessions, services, tracer, now, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return };
+        let Some(turn) = client.turn.as_mut() else { return };
+        if let (Some(log), Some(Some(served))) = (log, services.get(client.service as usize)) {
+            let record = served.record(turn, &client.peer, log, *now);
+            if let Some(tracer) = tracer {
+                tracer.write(&record);
+            }
+            turn.log = Some(record.log);
+        }
         turn.want.scope = Scope::Session;
         turn.ticket = turn.ticket.take().map(evenkeel_core::picker::Ticket::into_session);
         self.leave_with_endpoint(key);
@@ -575,11 +591,11 @@ impl Worker {
     }
 
     /// The turn is over: books, then link.
-    pub(super) fn end_turn(&mut self, key: Key, end: TurnEnd) {
+    pub(super) fn end_turn(&mut self, key: Key, mut end: TurnEnd) {
         self.unqueue(key);
         let now = self.now;
         let Some(client) = self.sessions.get_mut(key) else { return };
-        let Some(turn) = client.turn.take() else { return };
+        let Some(mut turn) = client.turn.take() else { return };
         let service = client.service;
         let link = client.link;
         let sent_all = client.to_link.sent == client.to_link.bytes.len();
@@ -599,19 +615,18 @@ impl Worker {
             }
         }
         let outcome = outcome(&turn, &end, now);
-        if let (Some(record), Some(access)) = (&end.log, &self.access) {
-            let pool = served.pools.get(turn.pool as usize).and_then(Option::as_ref).filter(|_| link.is_some());
-            access.write(AccessRecord {
-                service: served.shared.config.name.clone(),
-                endpoint: pool.map(|p| p.endpoint.address.to_string()),
-                client: client.peer.client,
-                status: end.status,
-                end: end.failure,
-                first_byte: turn.first_byte.map(|at| at.since(turn.began)),
-                duration: now.since(turn.began),
-                tries: turn.tries,
-                turn: record.clone(),
-            });
+        let handshake = turn.log.take();
+        let tunnel = handshake.is_some();
+        if let Some(log) = end.log.take().or(handshake) {
+            let mut record = served.record(&turn, &client.peer, log, now);
+            record.status = end.status.or(turn.status);
+            record.end = end.failure;
+            if let Some(tracer) = self.tracer.as_ref().filter(|_| !tunnel) {
+                tracer.write(&record);
+            }
+            if let Some(access) = &self.access {
+                access.write(record);
+            }
         }
         if let Some(ticket) = turn.ticket {
             if let Some(Some(pool)) = served.pools.get(turn.pool as usize) {
@@ -770,6 +785,25 @@ impl Worker {
 }
 
 impl Served {
+    /// What there is to tell of a turn now.
+    fn record(&self, turn: &Turn, peer: &Peer, log: Box<TurnLog>, now: Instant) -> TurnRecord {
+        let since = |at: Option<Instant>| at.map(|at| at.since(turn.began));
+        TurnRecord {
+            service: self.shared.config.name.clone(),
+            endpoint: turn.ticket.as_ref().map(|ticket| ticket.endpoint().address.to_string()),
+            client: peer.client,
+            tls: peer.tls,
+            status: turn.status,
+            end: None,
+            waited: since(turn.linked_at),
+            first_byte: since(turn.first_byte),
+            duration: now.since(turn.began),
+            tries: turn.tries,
+            ended: SystemTime::now(),
+            log,
+        }
+    }
+
     /// The pool of the endpoint, made if there is none.
     fn pool_for(&mut self, endpoint: &Arc<Endpoint>) -> u32 {
         if let Some(&index) = self.by_endpoint.get(&endpoint.id)
