@@ -29,10 +29,14 @@ const PYTHON: &[&str] = &[
     "waitress==3.*",
     "uvicorn==0.*",
     "h11==0.*",
+    // Traces: clients and backends that take part, and the messages that a collector reads.
+    "opentelemetry-sdk==1.*",
+    "opentelemetry-proto==1.*",
 ];
 
 /// Shows that they are all there.
-const IMPORTS: &str = "import aiohttp, requests, prometheus_client, websockets.asyncio.client, waitress, uvicorn, h11";
+const IMPORTS: &str = "import aiohttp, requests, prometheus_client, websockets.asyncio.client, waitress, uvicorn, h11, \
+                       opentelemetry.sdk.trace, opentelemetry.proto.collector.trace.v1.trace_service_pb2";
 
 /// npm packages of the end-to-end tests.
 const NODE: &[&str] = &["ws@8"];

@@ -52,7 +52,8 @@ impl Proxy {
         Self::configured(target, change, |_| {})
     }
 
-    fn configured(target: &str, change: impl FnOnce(&mut Service), process: impl FnOnce(&mut Config)) -> Self {
+    /// The same, with changes to what belongs to no service.
+    pub fn configured(target: &str, change: impl FnOnce(&mut Service), process: impl FnOnce(&mut Config)) -> Self {
         let listen: Address = "127.0.0.1:0".parse().expect("an address");
         let mut service = Service::new("test", vec![listen], vec![target.parse().expect("a target")]);
         service.balance.core.turn_policy = Policy::RoundRobin;

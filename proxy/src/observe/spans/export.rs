@@ -39,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Bytes of an answer that are read: it says little.
 const ANSWER: usize = 64 * 1024;
 /// How long the end of the process waits for the last spans to be sent.
-const LAST: Duration = Duration::from_secs(2);
+const LAST: Duration = Duration::from_secs(5);
 
 /// Everything that can fail, done: an exporter that can be started.
 pub(crate) struct Prepared {
