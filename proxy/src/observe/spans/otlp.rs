@@ -94,23 +94,25 @@ struct Attribute<'a> {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 enum Value<'a> {
-    StringValue(Cow<'a, str>),
-    IntValue(String),
-    DoubleValue(f64),
+    #[serde(rename = "stringValue")]
+    Text(Cow<'a, str>),
+    #[serde(rename = "intValue")]
+    Whole(String),
+    #[serde(rename = "doubleValue")]
+    Real(f64),
 }
 
 fn text<'a>(key: &'static str, value: impl Into<Cow<'a, str>>) -> Attribute<'a> {
-    Attribute { key, value: Value::StringValue(value.into()) }
+    Attribute { key, value: Value::Text(value.into()) }
 }
 
 fn number(key: &'static str, value: impl Into<u64>) -> Attribute<'static> {
-    Attribute { key, value: Value::IntValue(value.into().to_string()) }
+    Attribute { key, value: Value::Whole(value.into().to_string()) }
 }
 
 fn millis(key: &'static str, value: Duration) -> Attribute<'static> {
-    Attribute { key, value: Value::DoubleValue(value.as_secs_f64() * 1e3) }
+    Attribute { key, value: Value::Real(value.as_secs_f64() * 1e3) }
 }
 
 /// The body of a request that exports these spans.
