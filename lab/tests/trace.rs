@@ -4,6 +4,7 @@
 mod common;
 
 use common::peers::{Process, directory, free_port, have, python};
+use common::pki::Pki;
 use common::{Backend, Client, Proxy, connect, eventually, field, read_all, read_head, reset, respond, status};
 use evenkeel_proxy::config::{ClientTls, Tracing};
 use serde_json::Value;
@@ -198,26 +199,13 @@ fn spans_go_to_a_collector_over_tls_whose_name_is_checked() {
     if !have(&["openssl"]) {
         return;
     }
-    let home = directory("collector");
-    let (cert, key, request) = (home.join("cert.pem"), home.join("key.pem"), home.join("request"));
-    let text = "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = more\n[name]\nCN = collector\n\
-                [more]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = DNS:collector.example\n";
-    std::fs::write(&request, text).expect("written");
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config"])
-        .arg(&request)
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&cert)
-        .output()
-        .expect("it runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let paths = [&cert, &key].map(|path| path.to_str().expect("a path"));
+    let pki = Pki::new();
+    let files = pki.sign("collector", "/CN=collector", "DNS:collector.example");
+    let paths = [&files.cert, &files.key].map(|path| path.to_str().expect("a path"));
     let collector = Peer::start(&python, &["collect", paths[0], paths[1]]);
     let backend = Backend::answering("x");
     let mut config = tracing(&format!("https://{}", collector.addr));
-    let tls = ClientTls { ca: Some(cert.clone()), ..ClientTls::default() };
+    let tls = ClientTls { ca: Some(pki.ca()), ..ClientTls::default() };
     for (name, taken) in [("collector.example", true), ("another.example", false)] {
         config.tls = Some(ClientTls { sni: Some(name.into()), ..tls.clone() });
         let proxy = traced(&[backend.addr], config.clone());
@@ -225,7 +213,6 @@ fn spans_go_to_a_collector_over_tls_whose_name_is_checked() {
         eventually("an attempt", || counted(&proxy, EXPORTED) + counted(&proxy, FAILURES) > 0);
         assert_eq!((counted(&proxy, EXPORTED) > 0, counted(&proxy, FAILURES) > 0), (taken, !taken), "{name}");
     }
-    std::fs::remove_dir_all(home).expect("removed");
 }
 
 #[test]
