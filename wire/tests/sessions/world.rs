@@ -1,6 +1,7 @@
 //! A worker in miniature: drives a session as the contract in `evenkeel_wire::session` says, and checks
 //! what every session must keep, whatever its peers send.
 
+use core::num::{NonZeroU64, NonZeroU128};
 use evenkeel_core::end::{Cause, End};
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::out::Out;
@@ -60,7 +61,11 @@ pub struct World {
 impl World {
     /// With everything on that a session can do.
     pub fn new(protocol: Protocol) -> Self {
-        Self::with(Settings { protocol, via: Some("evenkeel".into()), log: true, ..Settings::default() })
+        let mut world =
+            Self::with(Settings { protocol, via: Some("evenkeel".into()), log: true, ..Settings::default() });
+        let (span_id, trace_id) = (NonZeroU64::MAX, NonZeroU128::MAX);
+        world.span = Some(NewSpan { span_id, trace_id, sampled: true });
+        world
     }
 
     pub fn with(settings: Settings) -> Self {
