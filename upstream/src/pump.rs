@@ -141,8 +141,7 @@ async fn run(
     let mut checkers: HashMap<EndpointId, Checker> = HashMap::new();
     let mut sources = Sources { running: Vec::new(), next: 0, updates, statuses };
     sources.become_those_of(&spec.targets);
-    // Sources that stopped; what they said holds until those that follow them have spoken.
-    let mut stopped: Vec<u64> = Vec::new();
+    let mut stopped: Vec<Stopped> = Vec::new();
     let mut spec = spec;
     loop {
         while let Some(output) = balancer.poll_output() {
@@ -250,8 +249,9 @@ struct Sources {
 
 impl Sources {
     /// Starts and stops sources until they are those of `targets`; those that are in both go on.
-    /// Returns the tags of those that stopped.
-    fn become_those_of(&mut self, targets: &[Target]) -> Vec<u64> {
+    /// Returns those that stopped.
+    fn become_those_of(&mut self, targets: &[Target]) -> Vec<Stopped> {
+        let heirs = self.next;
         let (stay, stop): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.running).into_iter().partition(|(target, ..)| targets.contains(target));
         self.running = stay;
@@ -271,7 +271,7 @@ impl Sources {
             };
             *statuses = self.running.iter().map(status).collect();
         }
-        stop.into_iter().map(|(_, tag, _)| tag).collect()
+        stop.into_iter().map(|(_, source, _)| Stopped { source, heirs }).collect()
     }
 
     fn refresh(&self) {
@@ -290,9 +290,10 @@ impl Sources {
         (before != status.error).then(|| Event::Source { target: status.target.clone(), error: status.error.clone() })
     }
 
-    /// Has every one said what its endpoints are?
-    fn all_spoke(&self) -> bool {
-        self.statuses.lock().is_ok_and(|s| s.iter().all(|(_, status)| status.endpoints.is_some()))
+    /// Has every one from this tag on said what its endpoints are?
+    fn spoke_since(&self, heirs: u64) -> bool {
+        let statuses = self.statuses.lock();
+        statuses.is_ok_and(|s| s.iter().all(|&(tag, ref status)| tag < heirs || status.endpoints.is_some()))
     }
 
     fn has(&self, tag: u64) -> bool {
@@ -300,13 +301,23 @@ impl Sources {
     }
 }
 
-/// Forgets what stopped sources said, once nobody has to be asked any more.
-fn forget(stopped: &mut Vec<u64>, sources: &Sources, balancer: &mut Balancer, now: Instant) {
-    if !stopped.is_empty() && sources.all_spoke() {
-        for source in stopped.drain(..) {
+/// A source that stopped. What it said holds until those that took its place have spoken; one that was
+/// there before and has never said anything is not waited for.
+struct Stopped {
+    source: u64,
+    /// The first tag of those that were started when it stopped.
+    heirs: u64,
+}
+
+/// Forgets what stopped sources said, where that does not hold any more.
+fn forget(stopped: &mut Vec<Stopped>, sources: &Sources, balancer: &mut Balancer, now: Instant) {
+    stopped.retain(|&Stopped { source, heirs }| {
+        let forgotten = sources.spoke_since(heirs);
+        if forgotten {
             balancer.handle(Input::SourceGone { source }, now);
         }
-    }
+        !forgotten
+    });
 }
 
 /// Checks in another way, or not at all any more: then nobody is unhealthy for what a check once saw.

@@ -322,6 +322,6 @@ pub enum Reason {
     Response,
     /// Nothing was said for too long.
     Idle,
-    /// A peer was asked to end the session.
+    /// A peer was asked to end the session, or is to be.
     Farewell,
 }

@@ -152,3 +152,31 @@ async fn slices_follow_a_rollout() {
     write(&path, &slice(&pod(2, "ready: false, serving: false, terminating: true")));
     service.becomes(&[]).await;
 }
+
+#[tokio::test]
+async fn other_targets_replace_those_before_once_they_have_spoken() {
+    let directory = Directory::new("replaced");
+    let late = directory.file("late.yaml");
+    let target = format!("file://{}", late.display());
+    let service = Service::of("10.0.0.1:80,10.0.0.2:80");
+    service.becomes(&["10.0.0.1:80", "10.0.0.2:80"]).await;
+    service.retarget(&[&target]).await;
+    service.complains("late.yaml").await;
+    assert_eq!(service.usable().await, ["10.0.0.1:80", "10.0.0.2:80"]);
+    write(&late, "- 10.0.0.3:80\n");
+    service.becomes(&["10.0.0.3:80"]).await;
+}
+
+#[tokio::test]
+async fn a_target_that_never_spoke_does_not_keep_those_alive_that_are_replaced() {
+    let directory = Directory::new("silent");
+    let never = format!("file://{}", directory.file("never.yaml").display());
+    let service = Service::of("10.0.0.9:80");
+    service.becomes(&["10.0.0.9:80"]).await;
+    service.retarget(&["10.0.0.1:80,10.0.0.2:80", &never]).await;
+    service.complains("never.yaml").await;
+    service.becomes(&["10.0.0.1:80", "10.0.0.2:80", "10.0.0.9:80"]).await;
+    // Other words for the first one: it is heard at once, though the second has said nothing.
+    service.retarget(&["10.0.0.1:80;weight=0,10.0.0.2:80", &never]).await;
+    service.becomes(&["10.0.0.2:80", "10.0.0.9:80"]).await;
+}

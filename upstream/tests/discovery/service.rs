@@ -16,6 +16,17 @@ pub struct Service {
     events: Receiver<Event>,
 }
 
+fn spec(targets: &[&str], check: Option<check::Config>) -> Spec {
+    Spec {
+        name: "test".into(),
+        targets: targets.iter().map(|target| target.parse().expect("a target")).collect(),
+        balance: Config { slow_start: evenkeel_core::time::Duration::ZERO, ..Config::default() },
+        check,
+        proxy_id: 1,
+        seed: 1,
+    }
+}
+
 impl Service {
     /// Endpoints from this target, without checks.
     pub fn of(target: &str) -> Self {
@@ -23,14 +34,7 @@ impl Service {
     }
 
     pub fn checked(target: &str, check: Option<check::Config>) -> Self {
-        let spec = Spec {
-            name: "test".into(),
-            targets: vec![target.parse().expect("a target")],
-            balance: Config { slow_start: evenkeel_core::time::Duration::ZERO, ..Config::default() },
-            check,
-            proxy_id: 1,
-            seed: 1,
-        };
+        let spec = spec(&[target], check);
         let (send, events) = channel();
         let clock = Clock::new(std::time::Instant::now());
         let pump = pump::spawn(spec, clock, move |event| {
@@ -38,6 +42,11 @@ impl Service {
             let _gone = send.send(event);
         });
         Self { pump, events }
+    }
+
+    /// Goes on with other targets.
+    pub async fn retarget(&self, targets: &[&str]) {
+        self.pump.configure(spec(targets, None)).await;
     }
 
     /// Addresses that may be picked, in order.

@@ -29,6 +29,10 @@ const MAX_BLANK_LINES: u8 = 4;
 /// Informational responses to one request; more is not information.
 const MAX_INFORMATIONAL: u8 = 16;
 
+/// The process leaves, and a client was not told so with its last answer, whose head had gone out before. If
+/// it asks again within this, which busy clients do at once, the next answer tells it.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// A request body must keep its pace over this long, so that a hiccup of a network is none of a client.
 const PACE_WINDOW: Duration = Duration::from_secs(10);
 
@@ -376,8 +380,6 @@ impl Http1 {
             let linger = !turn.request.close || !uploaded;
             self.state = State::Closed;
             outputs.end(End { cause, phase: Phase::Idle }, false, linger && !self.client_eof);
-        } else if self.draining {
-            self.close(End { cause: Cause::Shutdown, phase: Phase::Idle }, true, outputs);
         }
     }
 
@@ -520,7 +522,10 @@ impl Http1 {
                 self.close(end, true, outputs);
             }
             Some((_, Reason::Body)) => self.check_pace(io, outputs, context),
-            Some((_, Reason::Idle | Reason::Detect | Reason::Farewell)) => match &self.state {
+            Some((_, Reason::Farewell)) => {
+                self.close(End { cause: Cause::Shutdown, phase: Phase::Idle }, true, outputs);
+            }
+            Some((_, Reason::Idle | Reason::Detect)) => match &self.state {
                 State::Turn(turn) => {
                     // Nobody moved for the idle timeout; whose turn it was to move is to blame.
                     let cause = if turn.upload.is_done() { Cause::EndpointTimeout } else { Cause::ClientTimeout };
@@ -560,6 +565,7 @@ impl Http1 {
             State::Turn(Turn { response: None, upload: Body::Done, .. }) if settings.request_timeout.is_some() => {
                 Some((self.since + settings.request_timeout?, Reason::Response))
             }
+            State::Head if self.draining => Some((self.since + PARTING, Reason::Farewell)),
             State::Head if self.silent => Some((self.since + settings.first_byte_timeout, Reason::Idle)),
             State::Turn(turn) if settings.body_rate.is_some() && !turn.upload.is_done() => {
                 Some(core::cmp::min_by_key(idle(), (turn.pace.0 + PACE_WINDOW, Reason::Body), |&(at, _)| at))

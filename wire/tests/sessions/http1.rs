@@ -595,6 +595,24 @@ fn leaving_finishes_the_turn_under_way_and_says_close() {
 }
 
 #[test]
+fn a_client_that_could_not_be_told_to_close_may_ask_once_more() {
+    let begins = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe";
+    let told = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    // The head is out when the process begins to leave: it cannot say that this answer is the last.
+    let drained = [GET, GOT, Endpoint(begins), Drain, Endpoint("llo"), ClientGets(HELLO), Reused(1)];
+    let asks = [GET, GOT, Endpoint(HELLO), ClientGets(told), Ends(Cause::Shutdown), Reused(2)];
+    play(&plain(), &[&drained[..], &[Wait(1_999)], &asks].concat());
+    // The next question may be there already.
+    let early = [GET, GOT, Endpoint(begins), Drain, GET, Endpoint("llo"), ClientGets(HELLO), Reused(1)];
+    play(&plain(), &[&early[..], &asks[1..]].concat());
+    // Who has nothing to ask is not waited for.
+    play(&plain(), &[&drained[..], &[Wait(2_000), Ends(Cause::Shutdown)]].concat());
+    // One who has begun to ask is.
+    let slowly = [Client("GET / HTT"), Wait(5_000), Client("P/1.1\r\nHost: a\r\n\r\n")];
+    play(&plain(), &[&drained[..], &slowly, &asks[1..]].concat());
+}
+
+#[test]
 fn many_informational_answers_pass_and_too_many_do_not() {
     let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
     let hints = hint.repeat(16);
