@@ -20,7 +20,8 @@ Examples:
   evenkeel proxy -c evenkeel.yaml --access-log json
 
 SIGHUP, or a changed FILE: the configuration is read again; what did not change is not touched.
-SIGTERM: listeners close, requests finish, clients are told to go; a second one cuts.")]
+SIGTERM: /readyz turns, after drain.delay listeners close, requests finish, clients are told to go within
+drain.grace; a second one cuts. Ctrl-C is the same without the delay.")]
 pub(crate) struct Arguments {
     /// A configuration file with any number of services
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "to", "protocol", "policy"])]
@@ -167,10 +168,11 @@ async fn serve(config: Config, mut source: Option<Source>, arguments: Arguments)
     if let Some(source) = &source {
         running.note_file(&source.path.display().to_string());
     }
-    loop {
+    let delays = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break true,
+            // Nobody sends clients to somebody's terminal by what /readyz says.
+            _ = interrupt.recv() => break false,
             _ = hangup.recv() => match &mut source {
                 Some(source) => source.reload(&running, &arguments, true).await,
                 None => warn!("SIGHUP: the configuration is on the command line; there is no file to read again"),
@@ -181,8 +183,8 @@ async fn serve(config: Config, mut source: Option<Source>, arguments: Arguments)
                 }
             }
         }
-    }
-    drain(running, terminate, interrupt).await
+    };
+    leave(running, delays, terminate, interrupt).await
 }
 
 async fn changed(source: &mut Option<Source>) {
@@ -229,12 +231,26 @@ impl Source {
     }
 }
 
-/// Finishes what there is, within the grace; a second signal cuts.
-async fn drain(mut running: Running, mut terminate: Signal, mut interrupt: Signal) -> ExitCode {
-    let grace = running.grace();
-    info!(?grace, "draining: finishing what there is; a second signal cuts");
+/// Lets it be known, then finishes what there is, all within the grace; a second signal cuts.
+async fn leave(mut running: Running, delays: bool, mut terminate: Signal, mut interrupt: Signal) -> ExitCode {
+    let delay = if delays { running.drain_delay() } else { Duration::ZERO };
+    running.retire();
+    let deadline = tokio::time::Instant::now() + running.grace_left();
+    if !delay.is_zero() {
+        info!(?delay, "leaving: /readyz says so; clients are accepted for a while yet");
+    }
+    let cut = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        () = tokio::time::sleep(delay) => false,
+    };
+    if cut {
+        warn!("second signal: cutting everything");
+        running.cut();
+        return ExitCode::SUCCESS;
+    }
+    info!(grace = ?running.grace_left(), "draining: finishing what there is; a second signal cuts");
     running.drain();
-    let deadline = tokio::time::Instant::now() + grace;
     let step = Duration::from_millis(20);
     loop {
         if running.wait(Duration::ZERO) {

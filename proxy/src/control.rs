@@ -1,5 +1,6 @@
 //! What the control thread knows, in one place: for the admin API, the metrics, and the drain.
 
+use crate::config::Drain;
 use crate::live::Live;
 use crate::now::SessionAges;
 use crate::observe::events::Events;
@@ -162,6 +163,18 @@ impl Control {
     /// Sends a command to every worker.
     pub(crate) fn tell_all(&self, command: impl Fn() -> Command) {
         self.workers.iter().for_each(|worker| worker.send(command()));
+    }
+
+    /// Waits until every worker has done what it was told so far, or is stuck.
+    pub(crate) fn caught_up(&self) {
+        // Commands are carried out in order, so the answer to a last one says so.
+        let _nothing = self.sessions(0);
+    }
+
+    /// How the process is to leave.
+    pub(crate) fn drain_times(&self) -> Drain {
+        let setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        setup.drain().cloned().unwrap_or(Drain { grace: Duration::ZERO, delay: Duration::ZERO })
     }
 
     /// Workers that are stuck.

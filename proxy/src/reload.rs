@@ -130,9 +130,9 @@ impl Setup {
         self.admin.as_ref().map(|admin| admin.actual)
     }
 
-    /// How long the process may take to leave.
-    pub(crate) fn grace(&self) -> Duration {
-        self.config.as_ref().map(|c| c.drain.grace).unwrap_or_default()
+    /// How the process is to leave.
+    pub(crate) fn drain(&self) -> Option<&config::Drain> {
+        self.config.as_ref().map(|config| &config.drain)
     }
 
     /// Gives up what sends spans, for whoever waits for the last of them.
@@ -140,9 +140,11 @@ impl Setup {
         self.exporter.take()
     }
 
-    /// Gives up the sockets; workers give up theirs when they are told to leave.
-    pub(crate) fn stop_listening(&mut self) {
-        self.listeners.clear();
+    /// Gives up the sockets; workers take who waits at theirs before they give them up, too.
+    pub(crate) fn stop_listening(&mut self, control: &Control) {
+        for bound in std::mem::take(&mut self.listeners) {
+            control.workers[bound.worker].send(Command::Unlisten(bound.id));
+        }
     }
 
     fn spec(&self, service: &Service) -> Spec {

@@ -41,6 +41,8 @@ pub struct Running {
     threads: Vec<JoinHandle<()>>,
     done: mpsc::Receiver<()>,
     finished: usize,
+    /// It began to leave: when its grace ends.
+    leaves_by: Option<Instant>,
     runtime: Option<Runtime>,
 }
 
@@ -114,7 +116,8 @@ pub fn start(config: Config) -> io::Result<Running> {
     info!(workers = count, services = services.len(), "serving");
     let listening = services.iter().map(|s| (s.name(), s.listening())).collect();
     let admin = control.setup.lock().ok().and_then(|setup| setup.admin_address());
-    Ok(Running { listening, admin, registry, control, threads, done, finished: 0, runtime: Some(runtime) })
+    let (finished, leaves_by, runtime) = (0, None, Some(runtime));
+    Ok(Running { listening, admin, registry, control, threads, done, finished, leaves_by, runtime })
 }
 
 /// Passes on to the balancers what workers saw in their turns.
@@ -176,14 +179,22 @@ impl Running {
         }
     }
 
-    /// Begins the drain: readiness turns, listeners close, sessions finish.
-    pub fn drain(&self) {
+    /// Begins to leave: readiness turns, and the grace runs. Clients are served as before.
+    pub fn retire(&mut self) {
         self.control.draining.store(true, Relaxed);
+        self.leaves_by.get_or_insert(Instant::now() + self.control.drain_times().grace);
+    }
+
+    /// Leaves within what is left of the grace: listeners close, sessions finish or are told to go.
+    pub fn drain(&mut self) {
+        self.retire();
         if let Ok(mut setup) = self.control.setup.lock() {
-            setup.stop_listening();
+            setup.stop_listening(&self.control);
         }
-        let grace = self.grace();
-        self.control.tell_all(|| Command::Drain(grace));
+        // A client that one worker accepted may be on its way to another, which must not have gone by then.
+        self.control.caught_up();
+        let left = self.grace_left();
+        self.control.tell_all(|| Command::Drain(left));
     }
 
     /// Waits until every session is over or `limit` has passed; true: all are over.
@@ -203,9 +214,16 @@ impl Running {
         self.control.sessions(limit)
     }
 
-    /// How long a drain may take.
-    pub fn grace(&self) -> Duration {
-        self.control.setup.lock().map(|setup| setup.grace()).unwrap_or_default()
+    /// For how long clients are still accepted when the process begins to leave.
+    pub fn drain_delay(&self) -> Duration {
+        let times = self.control.drain_times();
+        times.delay.min(times.grace / 2)
+    }
+
+    /// How long the process may still take to leave.
+    pub fn grace_left(&self) -> Duration {
+        let whole = || self.control.drain_times().grace;
+        self.leaves_by.map_or_else(whole, |until| until.saturating_duration_since(Instant::now()))
     }
 
     /// Ends every session now and stops all threads.

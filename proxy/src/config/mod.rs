@@ -48,6 +48,8 @@ pub struct Config {
 pub struct Drain {
     /// From SIGTERM to the last cut.
     pub grace: Duration,
+    /// The part of it in which only readiness has turned, and clients are still accepted. At most half of it.
+    pub delay: Duration,
 }
 
 /// Access log format.
@@ -327,7 +329,7 @@ impl Config {
             name: "evenkeel".into(),
             admin: None,
             workers: None,
-            drain: Drain { grace: Duration::from_secs(30) },
+            drain: Drain { grace: Duration::from_secs(30), delay: Duration::from_secs(5) },
             access_log: None,
             tracing: None,
             services: Vec::new(),

@@ -109,7 +109,13 @@ fn config(root: &Node, directory: Option<&Path>, found: &Found) -> Option<Config
             );
         }
     }
-    top.section("drain", |drain| drain.duration("grace", &mut config.drain.grace));
+    top.section("drain", |drain| {
+        drain.duration("grace", &mut config.drain.grace);
+        drain.set("delay", &mut config.drain.delay, "a duration such as 5s, or off", |text| match text {
+            "off" => Some(Duration::ZERO),
+            _ => duration(text),
+        });
+    });
     match top.take("services") {
         None => top.problem(root, "services", "missing: a list with at least one service"),
         Some(node) => match node.list() {

@@ -93,6 +93,12 @@ pub(super) const KEYS: &[Key] = &[
         "30s",
         "From SIGTERM to the last cut: Kubernetes' own default for `terminationGracePeriodSeconds`.",
     ),
+    key(
+        "drain.delay",
+        "duration, `off`",
+        "5s",
+        "From SIGTERM, when `/readyz` turns to 503, to the closing of listeners: who sends clients here learns of it late (kube-proxy, load balancers), and until then they are served. A part of the grace, at most half of it. Ctrl-C does not wait.",
+    ),
     key("services", "list", "", "The services, at least one."),
     key("services[].name", "name", "", "Its name in metrics, logs and the admin API; each once."),
     key(
@@ -445,7 +451,7 @@ pub(super) const KEYS: &[Key] = &[
 /// A complete example; a test parses it.
 pub(super) const EXAMPLE: &str = "\
 admin: 127.0.0.1:15090
-drain: { grace: 30s }
+drain: { grace: 30s, delay: 5s }
 services:
   - name: catalog
     listen: 127.0.0.1:8080

@@ -162,10 +162,6 @@ impl Worker {
             let subject = Subject { service: &shared.config.name, client, endpoint: None, detail: None };
             worker.complaints.hear(End { cause, phase: Phase::Detect }, &subject, worker.now);
         };
-        if self.draining.is_some() {
-            self.descriptors.give();
-            return turn_away(self, Cause::Shutdown);
-        }
         let others = (services.len() > 1).then_some(services);
         let arrival = self.arrival(service, client.ip(), others);
         let admitted = shared.admit();

@@ -431,7 +431,8 @@ impl Worker {
         let held = client.turn.as_ref().and_then(|turn| turn.held);
         let arrival = client.arrival.as_ref().map(|arrival| arrival.since + served.shared.config.timeouts.header);
         let leaving = client.leaving.map(|l| l.until);
-        let asked = client.leave.map(|(at, _)| at);
+        // Who is on its way out already has nothing to be asked.
+        let asked = client.leave.filter(|_| client.leaving.is_none()).map(|(at, _)| at);
         let due = [engine, queue, held, arrival, leaving, asked].into_iter().flatten().min();
         if let Some(due) = due
             && client.armed.is_none_or(|armed| due < armed)

@@ -23,12 +23,11 @@ const ASKING: f64 = 0.8;
 const IDLE_HTTP: Duration = Duration::from_secs(5);
 
 impl Worker {
-    /// The process leaves. Listeners close at once. An HTTP session in a turn finishes it; one that is
+    /// The process leaves; its listeners are closed. An HTTP session in a turn finishes it; one that is
     /// idle is told with its next answer, or after a while: closing it now would race with the request
     /// that its client may just be sending.
     pub(super) fn drain(&mut self, grace: Duration) {
         self.draining = Some(self.now + grace);
-        self.listeners.clear();
         for key in self.sessions.keys() {
             self.leave_with_process(key);
             self.touch(key);
@@ -110,6 +109,9 @@ impl Worker {
             {
                 client.leave = None;
             }
+            // The process may be leaving all the same.
+            self.leave_with_process(key);
+            self.rearm(key);
         }
     }
 
@@ -168,6 +170,10 @@ impl Worker {
             return;
         }
         client.leave = None;
+        // Its endpoint answered otherwise than was thought, or another one did: it is no session there.
+        if why == Leave::EndpointDrained && self.pool_of(key).is_none_or(|pool| pool.leaves_by.is_none()) {
+            return self.leave_with_process(key);
+        }
         let asked = self.ask(key, why);
         match why {
             Leave::Shutdown if !asked => {
@@ -210,11 +216,12 @@ impl Worker {
         true
     }
 
-    /// An opaque session has had its endpoint's grace. What is on its way already belongs to the session.
+    /// An opaque session has had its endpoint's grace, or one of which nobody has said anything yet. What is on
+    /// its way already belongs to the session.
     fn cut_drained(&mut self, key: Key) {
         let Some(client) = self.sessions.get(key) else { return };
         let opaque = client.turn.as_ref().is_some_and(|turn| turn.want.scope == Scope::Session);
-        if opaque && client.leaving.is_none() && client.engine.protocol() == "tcp" {
+        if opaque && client.leaving.is_none() && matches!(client.engine.protocol(), "tcp" | "unknown") {
             let end = End { cause: Cause::EndpointDrained, phase: client.engine.phase() };
             self.begin_leaving(key, end, false, true);
         }
