@@ -2,91 +2,14 @@
 
 mod common;
 
-use common::peers::{Catalog, Process, directory, free_port, have, python};
+use common::peers::{Catalog, have, python};
+use common::sockets::{Clients, Pods};
 use common::{Proxy, eventually};
 use evenkeel_core::balancer::Pace;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/sockets.py");
-
-/// Servers of the `websockets` package, in one process.
-struct Pods {
-    addrs: Vec<SocketAddr>,
-    process: Process,
-}
-
-impl Pods {
-    fn start(python: &Path, n: usize) -> Self {
-        let addrs: Vec<SocketAddr> = (0..n).map(|_| SocketAddr::from(([127, 0, 0, 1], free_port()))).collect();
-        let mut command = Command::new(python);
-        command.args([SCRIPT, "serve"]).args(addrs.iter().map(|a| a.port().to_string()));
-        let process = Process::start(&mut command, directory("pods"));
-        Self { process: addrs.iter().fold(process, |process, &addr| process.listening(addr)), addrs }
-    }
-
-    /// What the i-th server counted.
-    fn counts(&self, i: usize) -> Value {
-        let mut stream = common::connect(self.addrs[i]);
-        stream.write_all(b"GET /counts HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
-        let answer = common::read_all(&mut stream);
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e} in {answer:?}"))
-    }
-
-    fn open(&self) -> Vec<u64> {
-        (0..self.addrs.len()).map(|i| self.counts(i)["open"].as_u64().expect("a number")).collect()
-    }
-}
-
-/// Clients of the `websockets` package that come back when they are told to.
-struct Clients {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Clients {
-    /// Opens them all.
-    fn start(python: &Path, addr: SocketAddr, n: usize) -> Self {
-        let mut child = Command::new(python)
-            .args([SCRIPT, "clients", &format!("ws://{addr}/"), &n.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("Python starts");
-        let output = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut clients = Self { input: child.stdin.take(), child, output };
-        assert_eq!(clients.line()["open"], n);
-        clients
-    }
-
-    fn line(&mut self) -> Value {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("a line");
-        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"))
-    }
-
-    /// Ends them; what they saw.
-    fn stop(mut self) -> Value {
-        drop(self.input.take());
-        let seen = self.line();
-        self.child.wait().expect("it ends");
-        seen
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        // Fails only if it is gone already.
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
 
 fn skew(open: &[u64]) -> f64 {
     let max = open.iter().max().copied().unwrap_or(0);
@@ -114,7 +37,11 @@ fn a_thousand_sessions_on_two_pods_spread_over_five() {
     let moves = seen["moves"].as_u64().expect("a number");
     assert!((500..=660).contains(&moves), "the minimum is 600, and a skew of 1.03 is even: {seen}");
     assert_eq!((&seen["most_moves"], &seen["codes"]["1012"]), (&1.into(), &seen["moves"]), "nobody twice: {seen}");
-    assert_eq!((&seen["failed"], &seen["mismatched"], &seen["open"]), (&0.into(), &0.into(), &1_000.into()), "{seen}");
+    assert_eq!(
+        (&seen["failed"], &seen["mismatched"], &seen["now_open"]),
+        (&0.into(), &0.into(), &1_000.into()),
+        "{seen}"
+    );
     assert_eq!(proxy.service()["moves"]["asked"]["moved"], moves);
 }
 

@@ -9,6 +9,8 @@
 pub mod browser;
 pub mod peers;
 pub mod pki;
+pub mod program;
+pub mod sockets;
 
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::Policy;

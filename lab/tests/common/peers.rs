@@ -202,6 +202,8 @@ pub struct Load {
     pub requests: u64,
     /// Answers other than 2xx and 3xx, and broken or refused connections.
     pub failures: u64,
+    /// Of these, requests that had no good answer. (wrk counts a refused connection as a failed write.)
+    pub unanswered: u64,
     pub said: String,
 }
 
@@ -244,7 +246,11 @@ impl Wrk {
             // "Non-2xx or 3xx responses: 7": the digits of the words do not count.
             .map(|l| numbers(l.split_once(':').map_or(l, |(_, counts)| counts)))
             .sum();
-        Load { requests: requests.unwrap_or_else(|| panic!("wrk said {said:?}")), failures, said }
+        // "Socket errors: connect 3, read 0, write 0, timeout 0".
+        let errors = said.lines().find(|l| l.contains("Socket errors")).unwrap_or_default();
+        let connecting = errors.split(',').filter(|part| part.contains("connect") || part.contains("write"));
+        let unanswered = failures - connecting.map(numbers).sum::<u64>();
+        Load { requests: requests.unwrap_or_else(|| panic!("wrk said {said:?}")), failures, unanswered, said }
     }
 }
 

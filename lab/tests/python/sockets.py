@@ -1,18 +1,22 @@
 """WebSocket servers and clients of the `websockets` package.
 
 `sockets.py serve PORT...` serves echo on each port; a plain GET of /counts there answers what that
-server counted: sessions open and ever opened, and the close codes that it received.
+server counted: sessions open and ever opened, and the close codes that it received; of /arrivals: when each
+session was opened, in seconds since 1970.
 
-`sockets.py clients URL N` opens N sessions, says something on each every few seconds and expects it
-back, and reconnects when told to (1001, 1012) or refused (503) as a browser's application would. It prints
-a line of JSON when all are open, and another, with what happened, when its standard input ends.
+`sockets.py clients URL N` opens N sessions, says something on each every few seconds (`--say`) and expects it
+back, and reconnects when told to (1001, 1012) or refused (503) as a browser's application would, unless it is
+to come only once (`--once`). It prints a line of JSON when all are open, another for each line on its standard
+input, and a last one when that ends: what happened so far.
 """
 
+import argparse
 import asyncio
 import collections
 import json
 import random
 import sys
+import time
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve as listen
@@ -21,12 +25,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 class Pod:
     def __init__(self):
-        self.open = self.opened = 0
+        self.open = 0
+        self.arrivals = []
         self.codes = collections.Counter()
 
     async def session(self, socket):
         self.open += 1
-        self.opened += 1
+        self.arrivals.append(time.time())
         try:
             async for message in socket:
                 await socket.send(message)
@@ -38,8 +43,10 @@ class Pod:
 
     def counts(self, connection, request):
         if request.path == "/counts":
-            counts = {"open": self.open, "opened": self.opened, "codes": self.codes}
+            counts = {"open": self.open, "opened": len(self.arrivals), "codes": self.codes}
             return connection.respond(200, json.dumps(counts))
+        if request.path == "/arrivals":
+            return connection.respond(200, json.dumps(self.arrivals))
 
 
 async def serve(ports):
@@ -52,20 +59,26 @@ async def serve(ports):
 
 
 class Clients:
-    def __init__(self, url):
-        self.url = url
+    def __init__(self, options):
+        self.options = options
         self.now_open = 0
         self.codes = collections.Counter()
-        self.refused = self.mismatched = self.unanswered = self.failed = 0
+        # When sessions were closed by the other side, in seconds since 1970.
+        self.closed_at = []
+        self.refused = self.unreachable = self.mismatched = self.unanswered = self.failed = 0
+        self.first_failure = None
         self.moves = []
         self.over = False
 
+    def fail(self, why):
+        self.failed += 1
+        self.first_failure = self.first_failure or why
+
     async def client(self, number):
-        moves = 0
         self.moves.append(0)
         while not self.over:
             try:
-                async with connect(self.url, ping_interval=None, open_timeout=30) as socket:
+                async with connect(self.options.url, ping_interval=None, open_timeout=60) as socket:
                     self.now_open += 1
                     try:
                         await self.converse(socket, f"client {number} ")
@@ -74,22 +87,32 @@ class Clients:
             except ConnectionClosed:
                 pass
             except InvalidStatus as refusal:
-                self.refused += refusal.response.status_code == 503
-                self.failed += refusal.response.status_code != 503
-                await asyncio.sleep(float(refusal.response.headers.get("Retry-After", 1)) * random.random())
+                # Nobody comes earlier than told.
+                wait = refusal.response.headers.get("Retry-After")
+                if refusal.response.status_code == 503 and wait is not None:
+                    self.refused += 1
+                else:
+                    self.fail(f"status {refusal.response.status_code}, Retry-After {wait}")
+                await asyncio.sleep(float(wait or 1) + random.random())
                 continue
-            except (OSError, TimeoutError, EOFError):
-                self.failed += 1
+            except ConnectionRefusedError:
+                # Nobody listens.
+                self.unreachable += 1
+                await asyncio.sleep(0.2 + 0.2 * random.random())
+                continue
+            except (OSError, TimeoutError, EOFError) as error:
+                self.fail(repr(error))
                 await asyncio.sleep(0.2)
                 continue
             if self.over:
                 return
-            code = socket.close_code
-            self.codes[str(code)] += 1
-            moves += 1
-            self.moves[number] = moves
+            self.closed_at.append(time.time())
+            self.codes[str(socket.close_code)] += 1
+            self.moves[number] += 1
+            if self.options.once:
+                return
             # RFC 6455, section 7.2.3: not all at once.
-            await asyncio.sleep(random.uniform(0, 0.5))
+            await asyncio.sleep(random.uniform(0, self.options.away))
 
     async def converse(self, socket, name):
         said = 0
@@ -104,7 +127,7 @@ class Clients:
                 self.mismatched += answer != text
                 # Hears the Close between two messages.
                 try:
-                    async with asyncio.timeout(random.uniform(1, 3)):
+                    async with asyncio.timeout(random.uniform(0.5, 1.5) * self.options.say):
                         await socket.recv()
                         self.mismatched += 1
                 except TimeoutError:
@@ -114,42 +137,47 @@ class Clients:
                 self.unanswered += waits
                 raise
 
+    def report(self):
+        moved = {
+            "moves": sum(self.moves),
+            "most_moves": max(self.moves),
+            "codes": self.codes,
+            "closed_at": self.closed_at,
+        }
+        seen = ["now_open", "refused", "unreachable", "failed", "first_failure", "mismatched", "unanswered"]
+        print(json.dumps(moved | {name: getattr(self, name) for name in seen}), flush=True)
 
-async def clients(url, n):
-    all_clients = Clients(url)
+
+async def clients(options):
+    everybody = Clients(options)
     tasks = []
-    for number in range(n):
-        tasks.append(asyncio.create_task(all_clients.client(number)))
+    for number in range(options.n):
+        tasks.append(asyncio.create_task(everybody.client(number)))
         if number % 50 == 49:
             await asyncio.sleep(0.02)
-    while all_clients.now_open < n:
+    while everybody.now_open < options.n:
         await asyncio.sleep(0.05)
-    print(json.dumps({"open": all_clients.now_open}), flush=True)
+    everybody.report()
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, sys.stdin.read)
-    print(
-        json.dumps(
-            {
-                "open": all_clients.now_open,
-                "codes": all_clients.codes,
-                "refused": all_clients.refused,
-                "failed": all_clients.failed,
-                "mismatched": all_clients.mismatched,
-                "unanswered": all_clients.unanswered,
-                "moves": sum(all_clients.moves),
-                "most_moves": max(all_clients.moves),
-            }
-        ),
-        flush=True,
-    )
-    all_clients.over = True
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        everybody.report()
+    everybody.report()
+    everybody.over = True
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        asyncio.run(serve(sys.argv[2:]))
-    else:
-        asyncio.run(clients(sys.argv[2], int(sys.argv[3])))
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    server = commands.add_parser("serve")
+    server.add_argument("ports", nargs="+")
+    client = commands.add_parser("clients")
+    client.add_argument("url")
+    client.add_argument("n", type=int)
+    client.add_argument("--say", type=float, default=2.0, metavar="SECONDS", help="between two messages")
+    client.add_argument("--away", type=float, default=0.5, metavar="SECONDS", help="at most, before it comes back")
+    client.add_argument("--once", action="store_true", help="does not come back")
+    arguments = parser.parse_args()
+    asyncio.run(serve(arguments.ports) if arguments.command == "serve" else clients(arguments))
