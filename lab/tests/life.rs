@@ -5,8 +5,8 @@ mod common;
 use common::peers::{Nginx, Wrk, free_port, have, python};
 use common::program::Program;
 use common::sockets::{Clients, Pods};
-use common::{Backend, Client, PATIENCE, connect, eventually, field, read_response, status};
-use std::io::{Read, Write};
+use common::{Client, PATIENCE, connect, echo, echoes, eventually, field, read_response, status};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,19 +16,6 @@ fn free() -> SocketAddr {
 
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
-}
-
-/// Sends back what it gets, byte by byte.
-fn echo() -> Backend {
-    Backend::start(|mut stream, _| {
-        let mut byte = [0];
-        while stream.read(&mut byte).is_ok_and(|n| n == 1) && stream.write_all(&byte).is_ok() {}
-    })
-}
-
-/// One byte there and back; false: the session is over.
-fn echoes(stream: &mut TcpStream) -> bool {
-    stream.write_all(b"x").is_ok() && stream.read(&mut [0]).is_ok_and(|n| n == 1)
 }
 
 /// Asks on one connection as fast as answers come, until one says that it is the last.

@@ -240,6 +240,19 @@ pub fn respond(stream: &mut TcpStream, status: u16, body: &str) -> bool {
     stream.write_all((head + body).as_bytes()).is_ok()
 }
 
+/// Sends back what it gets, byte by byte.
+pub fn echo() -> Backend {
+    Backend::start(|mut stream, _| {
+        let mut byte = [0];
+        while stream.read(&mut byte).is_ok_and(|n| n == 1) && stream.write_all(&byte).is_ok() {}
+    })
+}
+
+/// One byte to such a server and back; false: the session is over.
+pub fn echoes(stream: &mut TcpStream) -> bool {
+    stream.write_all(b"x").is_ok() && stream.read(&mut [0]).is_ok_and(|n| n == 1)
+}
+
 /// Makes closing the stream send RST.
 pub fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("an option");
