@@ -18,6 +18,7 @@ Examples:
   evenkeel demo --clients 2 --pods 5     fewer clients than Pods
   evenkeel demo --clients 5 --pods 2     a few clients, two Pods
   evenkeel demo --protocol websocket     sessions that are asked to move to new Pods
+  evenkeel demo --protocol websocket --clients 1000 --pods 2 --scale-to 5 --duration 60s
   evenkeel demo --protocol tcp           connections that can only be placed whole
   evenkeel demo --report demo.html       a page with the plots
   evenkeel demo --output json            every figure
@@ -41,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "P", default_value_t = Protocol::Http)]
     protocol: Protocol,
 
-    /// Requests per second of each client [default: 40, less for more than 12 clients]
+    /// Requests per second of each client [default: 40, less for many clients or few Pods]
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
 
@@ -113,7 +114,7 @@ fn options(args: Arguments) -> Options {
             Protocol::Tcp => demo::Protocol::Tcp,
             Protocol::Websocket => demo::Protocol::WebSocket,
         },
-        rate: args.rate.unwrap_or_else(|| Options::rate_for(args.clients)),
+        rate: args.rate.unwrap_or_else(|| Options::rate_for(args.clients, pods)),
         duration: args.duration,
         seed: args.seed,
         output: match args.output {
@@ -165,6 +166,19 @@ mod tests {
         assert_eq!((parsed("--clients 2 --pods 5").pods, parsed("--pods 5").scale_to), (5, 5));
         assert_eq!(parsed("--pods 2 --scale-to 4").scale_to, 4);
         assert_eq!((parsed("--scale-to 9").pods, parsed("--scale-to 9").scale_to), (3, 9));
+    }
+
+    #[test]
+    fn many_clients_of_few_pods_ask_less() {
+        assert_eq!(
+            (parsed("").rate, parsed("--clients 5 --pods 2").rate, parsed("--clients 24").rate),
+            (40.0, 40.0, 20.0)
+        );
+        let crowd = parsed("--clients 1000 --pods 2 --scale-to 5 --duration 60s");
+        assert_eq!((crowd.rate, crowd.check().is_ok()), (0.32, true));
+        // What moves is done long before the end, and no faster than it need be.
+        assert_eq!(crowd.moves_per_second(), 0.05);
+        assert!((parsed("--protocol websocket").moves_per_second() - 0.3125).abs() < 1e-9);
     }
 
     #[test]

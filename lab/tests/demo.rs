@@ -1,9 +1,14 @@
 //! The demo's phases on real sockets.
 
+mod common;
+
+use common::program;
 use evenkeel_lab::demo::front::Front;
 use evenkeel_lab::demo::outcome::Phase;
 use evenkeel_lab::demo::{Options, Protocol, Way, phase};
+use serde_json::Value;
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -85,4 +90,26 @@ fn websocket_sessions_move_to_new_pods_and_every_request_is_answered() {
     assert_eq!((phase.moved, phase.connections_opened), (6, 18));
     let open: Vec<_> = phase.pods.iter().map(|pod| pod.open_connections).collect();
     assert_eq!(open, [2; 6]);
+}
+
+#[test]
+fn a_thousand_sessions_move_once_at_most_and_no_more_of_them_than_must() {
+    let sizes = ["--clients", "1000", "--pods", "2", "--scale-to", "5", "--duration", "21s"];
+    let mut demo = Command::new(program::binary());
+    demo.args(["demo", "--protocol", "websocket", "--output", "json"]).args(sizes);
+    let out = demo.stderr(Stdio::inherit()).output().expect("it runs");
+    assert!(out.status.success());
+    let shown: Value = serde_json::from_slice(&out.stdout).expect("one JSON document");
+    let [service, evenkeel] = [0, 1].map(|phase| &shown["phases"][phase]);
+    let new_pods = &service["sessions"]["open"].as_array().expect("a list")[2..];
+    assert!(new_pods.iter().all(|open| open == 0) && service["moved"] == 0, "{}", service["sessions"]);
+    let sessions = &evenkeel["sessions"];
+    assert_eq!((&sessions["moves_needed"], &sessions["most_moves"]), (&600.into(), &1.into()), "{sessions}");
+    assert!(sessions["moves"].as_u64().is_some_and(|moves| moves <= 660), "{sessions}");
+    assert!(sessions["even_ms"].as_f64().is_some(), "a skew of 1.10 within the 12 s that are left: {sessions}");
+    assert!(sessions["skew"].as_f64().is_some_and(|skew| skew <= 1.10), "{sessions}");
+    assert_eq!(
+        (&evenkeel["failed"], &evenkeel["dropped"], &evenkeel["first_error"]),
+        (&0.into(), &0.into(), &Value::Null)
+    );
 }

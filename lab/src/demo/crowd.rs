@@ -46,6 +46,8 @@ pub struct Ledger {
     pub dropped: u64,
     /// Times that a client was told to come back, and did.
     pub moved: u64,
+    /// The most times that one client was.
+    pub most_moved: u64,
     /// Requests that crossed such a word and were asked again.
     pub repeated: u64,
     /// Connections opened.
@@ -186,7 +188,7 @@ impl Iterator for Schedule {
 async fn live(client: Client, world: Arc<World>) {
     sleep_until((world.begin + client.arrives).into()).await;
     let rng = Rng::seeded(hash::combine(!world.seed, client.number));
-    let mut line = Line { world: &world, connection: None, next: Some(client.first), rng };
+    let mut line = Line { world: &world, connection: None, next: Some(client.first), moved: 0, rng };
     line.connect().await;
     let schedule = Schedule::new(world.seed, client.number, world.rate, client.arrives);
     for (number, due) in schedule.take_while(|due| *due < world.end).enumerate() {
@@ -209,6 +211,7 @@ struct Line<'a> {
     world: &'a World,
     connection: Option<Connection>,
     next: Option<SocketAddr>,
+    moved: u64,
     rng: Rng,
 }
 
@@ -253,7 +256,12 @@ impl Line<'_> {
     /// Was told to come back: not at once, for others may have been told the same.
     async fn moves(&mut self) {
         self.connection = None;
-        lock(&self.world.ledger).moved += 1;
+        self.moved += 1;
+        {
+            let mut ledger = lock(&self.world.ledger);
+            ledger.moved += 1;
+            ledger.most_moved = ledger.most_moved.max(self.moved);
+        }
         tokio::time::sleep(Duration::from_millis(self.rng.below(MOST_AWAY_MS))).await;
     }
 

@@ -1,6 +1,6 @@
 //! What stands between clients and Pods: the Service's rule, or evenkeel.
 
-use super::{MOVES_PER_SECOND, Options, Protocol, SLOW_START, Way};
+use super::{Options, Protocol, SLOW_START, Way};
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::{Pace, Policy};
 use evenkeel_core::rng::Rng;
@@ -61,7 +61,7 @@ impl Front {
             Way::Service => {
                 Ok(Self::Service(Mutex::new(Service { rng: Rng::seeded(options.seed), pods: pods.to_vec() })))
             }
-            Way::Evenkeel => Ok(Self::Evenkeel(Box::new(Evenkeel::start(options.protocol, pods)?))),
+            Way::Evenkeel => Ok(Self::Evenkeel(Box::new(Evenkeel::start(options, pods)?))),
         }
     }
 
@@ -100,14 +100,14 @@ impl Service {
 }
 
 impl Evenkeel {
-    fn start(protocol: Protocol, pods: &[SocketAddr]) -> io::Result<Self> {
+    fn start(options: &Options, pods: &[SocketAddr]) -> io::Result<Self> {
         let directory = Directory::create()?;
         directory.publish(pods)?;
         let target = format!("file://{}", directory.file().display());
         let target: Target = target.parse().map_err(|e| io::Error::other(format!("{target}: {e}")))?;
         let anywhere = Address::Ip(SocketAddr::from(([127, 0, 0, 1], 0)));
         let mut service = config::Service::new("demo", vec![anywhere], vec![target]);
-        match protocol {
+        match options.protocol {
             Protocol::Http => {
                 service.protocol = config::Protocol::Http1;
                 // The default, peak-ewma, follows latency, and Pods that differ by microseconds get
@@ -123,7 +123,7 @@ impl Evenkeel {
             Protocol::WebSocket => {
                 service.protocol = config::Protocol::Http1;
                 service.balance.core.slow_start = Duration::ZERO;
-                service.balance.core.rebalance.pace = Pace::Fraction(MOVES_PER_SECOND);
+                service.balance.core.rebalance.pace = Pace::Fraction(options.moves_per_second());
                 service.balance.core.rebalance.per_endpoint = f64::MAX;
             }
         }

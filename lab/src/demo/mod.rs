@@ -14,6 +14,7 @@ mod report;
 mod screen;
 mod summary;
 
+use evenkeel_core::balancer::{Pace, RebalanceConfig};
 use outcome::{Outcome, Phase};
 use serde::Serialize;
 use std::fmt;
@@ -30,8 +31,10 @@ pub const WORK: Duration = Duration::from_millis(2);
 /// Slow start of the demo's service. The default is 10 s; loopback Pods have no caches to warm, and
 /// nobody wants to watch that long.
 pub const SLOW_START: Duration = Duration::from_secs(1);
-/// The part of all sessions that moves each second. The default is 5 %: here nobody wants to wait so long.
-pub const MOVES_PER_SECOND: f64 = 0.4;
+/// The part of the time after scaling in which sessions move.
+const MOVING: f64 = 0.4;
+/// The least requests per second of a client.
+const LEAST_RATE: f64 = 0.1;
 /// More requests per second than this keep the demo's own threads so busy that they would be what is measured.
 const MAX_REQUESTS_PER_SECOND: f64 = 5_000.0;
 
@@ -164,11 +167,23 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Options {
-    /// Requests per second of each of so many clients that keep the Pods of the default scenario as busy as
-    /// its own clients do.
-    pub fn rate_for(clients: u64) -> f64 {
+    /// Requests per second of each of so many clients that keep so many Pods as busy as those of the default
+    /// scenario are; no busier all together, for this machine has to do all of it.
+    pub fn rate_for(clients: u64, pods: usize) -> f64 {
         let usual = Self::default();
-        (usual.rate * usual.clients as f64 / clients.max(1) as f64).floor().clamp(1.0, usual.rate)
+        let busy = usual.rate * usual.clients as f64 * pods.min(usual.pods) as f64 / usual.pods as f64;
+        let rate = busy / clients.max(1) as f64;
+        let step = if rate < 1.0 { 0.01 } else { 1.0 };
+        ((rate / step).floor() * step).clamp(LEAST_RATE, usual.rate)
+    }
+
+    /// The part of all sessions that evenkeel moves each second: as by default, or what it takes to be done
+    /// before the phase ends.
+    pub fn moves_per_second(&self) -> f64 {
+        let Pace::Fraction(usual) = RebalanceConfig::default().pace else { return 0.0 };
+        let needed = 1.0 - self.pods as f64 / self.scale_to as f64;
+        let time = self.scale_at().map_or(Duration::ZERO, |at| self.duration - at).as_secs_f64();
+        if time > 0.0 { usual.max(needed / (MOVING * time)) } else { usual }
     }
 
     /// Clients that arrive after scaling: opaque connections cannot be moved, so new ones show
@@ -205,10 +220,10 @@ impl Options {
                 self.scale_to, self.pods
             ));
         }
-        if !(self.rate >= 1.0 && self.rate * self.clients as f64 <= MAX_REQUESTS_PER_SECOND) {
+        if !(self.rate >= LEAST_RATE && self.rate * self.clients as f64 <= MAX_REQUESTS_PER_SECOND) {
             let most = (MAX_REQUESTS_PER_SECOND / self.clients as f64).floor();
             return usage(format!(
-                "--rate {}: choose 1 to {most} requests per second for each of {} clients",
+                "--rate {}: choose {LEAST_RATE} to {most} requests per second for each of {} clients",
                 self.rate, self.clients
             ));
         }

@@ -12,6 +12,8 @@ const SERIES_STEP: Duration = Duration::from_millis(100);
 const SERIES_WINDOW: Duration = Duration::from_millis(500);
 /// A new Pod has its share when it has this much of the fair share.
 const SHARE_REACHED: f64 = 0.9;
+/// Sessions are evenly spread up to this skew.
+const EVEN: f64 = 1.10;
 /// A share is measured over at least so many requests per Pod.
 const SHARE_REQUESTS: f64 = 20.0;
 
@@ -52,6 +54,7 @@ pub struct Scenario {
     pub seed: u64,
     pub evenkeel_policy: &'static str,
     pub evenkeel_slow_start_ms: f64,
+    pub evenkeel_moves_per_second: f64,
     pub share_window_ms: f64,
     pub share_reached: f64,
 }
@@ -89,6 +92,8 @@ pub struct Phase {
     pub last: Stage,
     /// How the added Pods fared.
     pub new_pods: Option<NewPods>,
+    /// How connections were spread.
+    pub sessions: Sessions,
     /// Pod by Pod.
     pub pods: Vec<PodFigures>,
     /// Over time.
@@ -130,6 +135,24 @@ pub struct NewPods {
     pub first_request_ms: Option<f64>,
     /// From their announcement until each of them had reached its share; `None`: one never did.
     pub fair_share_ms: Option<f64>,
+}
+
+/// How connections were spread over the Pods, which counted them, and what it took.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Sessions {
+    /// Open while the clients were still there, by Pod.
+    pub open: Vec<u64>,
+    /// Of these: the most of one Pod ÷ the mean.
+    pub skew: Option<f64>,
+    /// From the announcement of new Pods until the skew was 1.10 or less, for good; `None`: it never was.
+    pub even_ms: Option<f64>,
+    /// The fewest that had to move for that, when the Pods were announced, until none has two more than
+    /// another.
+    pub moves_needed: Option<u64>,
+    /// Times that a client was told to come back elsewhere.
+    pub moves: u64,
+    /// The most times that one client was.
+    pub most_moves: u64,
 }
 
 /// One Pod, as it counted itself (the last two fields apart).
@@ -196,6 +219,7 @@ impl Phase {
             after: scaled.map(|at| stage(at, now, all)),
             last: stage(last_from, now, all),
             new_pods: None,
+            sessions: Sessions::of(recording),
             pods: Vec::new(),
             series: Series::default(),
         };
@@ -310,6 +334,44 @@ impl NewPods {
     }
 }
 
+impl Sessions {
+    fn of(recording: &Recording) -> Self {
+        let pods = recording.pods.len();
+        let spread = |sessions: &[u64]| {
+            let mut all = sessions.to_vec();
+            all.resize(pods, 0);
+            Spread::of(&all).skew
+        };
+        let samples: Vec<_> = recording.samples.iter().filter(|sample| !sample.sessions.is_empty()).collect();
+        let open: Vec<u64> = recording.pods.iter().map(|pod| pod.open).collect();
+        let announced = recording.scaled_at.map(|announced| {
+            let (before, after) = samples.split_at(samples.partition_point(|sample| sample.at <= announced));
+            let uneven = after.iter().rposition(|sample| spread(&sample.sessions).is_none_or(|skew| skew > EVEN));
+            let even = after.get(uneven.map_or(0, |last| last + 1));
+            (before.last().map(|sample| needed(&sample.sessions, pods)), even.map(|sample| sample.at - announced))
+        });
+        let (moves_needed, even) = announced.unwrap_or_default();
+        Self {
+            skew: spread(&open),
+            open,
+            even_ms: even.map(millis),
+            moves_needed,
+            moves: recording.ledger.moved,
+            most_moves: recording.ledger.most_moved,
+        }
+    }
+}
+
+/// The fewest sessions that have to move for so many Pods to have the same number, or one less.
+fn needed(sessions: &[u64], pods: usize) -> u64 {
+    let total: u64 = sessions.iter().sum();
+    let (each, rest) = (total / pods as u64, total as usize % pods);
+    let mut fullest = sessions.to_vec();
+    fullest.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
+    // Those that have most may keep what is left over.
+    fullest.iter().enumerate().map(|(i, n)| n.saturating_sub(each + u64::from(i < rest))).sum()
+}
+
 impl Series {
     fn of(recording: &Recording) -> Self {
         let mut series = Self { requests_per_second: vec![Vec::new(); recording.pods.len()], ..Self::default() };
@@ -391,6 +453,7 @@ impl Outcome {
                 seed: options.seed,
                 evenkeel_policy: policy,
                 evenkeel_slow_start_ms: millis(slow_start),
+                evenkeel_moves_per_second: options.moves_per_second(),
                 share_window_ms: millis(share_window(options)),
                 share_reached: SHARE_REACHED,
             },
@@ -437,7 +500,8 @@ pub(crate) mod tests {
                 let latency = Duration::from_millis(pod as u64 + 1);
                 ledger.answers.extend((0..rate).map(|_| Answered { at, latency, pod }));
             }
-            samples.push(Sample { at, requests: requests.clone() });
+            let sessions = if step <= 30 { vec![9, 3, 0] } else { vec![3, 3, 2, 2, 1, 1] };
+            samples.push(Sample { at, requests: requests.clone(), sessions });
         }
         let pods = requests.iter().enumerate().map(|(pod, &requests)| PodRecord {
             name: format!("pod-{}", pod + 1),
@@ -488,6 +552,30 @@ pub(crate) mod tests {
         assert_eq!((new(1).requests, new(1).requests_of, new(1).first_request_ms), (3 * 320, 1_920, Some(100.0)));
         // Over a window of 500 ms with 48 requests per 100 ms, 90 % of a sixth is 36: five steps of 8.
         assert_eq!(new(1).fair_share_ms, Some(500.0));
+    }
+
+    #[test]
+    fn moves_are_compared_with_the_fewest_that_would_do() {
+        let options = Options::default();
+        let mut recorded = recording(Way::Evenkeel, &options, &[16; 3], &[8; 6]);
+        for (pod, open) in recorded.pods.iter_mut().zip([2; 6]) {
+            pod.open = open;
+        }
+        (recorded.ledger.moved, recorded.ledger.most_moved) = (9, 2);
+        recorded.samples[40].sessions = vec![2; 6];
+        recorded.samples[50].sessions = vec![2; 6];
+        for late in &mut recorded.samples[52..] {
+            late.sessions = vec![2; 6];
+        }
+        let sessions = Phase::of(&recorded, &options).sessions;
+        // 12 sessions, two for each of six Pods: seven leave the first and one the second.
+        assert_eq!((sessions.moves_needed, sessions.moves, sessions.most_moves), (Some(8), 9, 2));
+        // Announced after 3 s; the skew was 1.5 for the last time after 5.2 s.
+        assert_eq!((sessions.skew, sessions.even_ms), (Some(1.0), Some(2_300.0)));
+        assert_eq!(
+            (needed(&[500, 500], 5), needed(&[3, 3, 4], 3), needed(&[7, 0], 3), needed(&[0], 2)),
+            (600, 0, 4, 0)
+        );
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Sample {
     pub at: Duration,
     /// Requests so far, by Pod; Pods yet to come are missing.
     pub requests: Vec<u64>,
+    /// Connections open, in the same way; empty once the clients have gone.
+    pub sessions: Vec<u64>,
 }
 
 impl Recording {
@@ -165,14 +167,15 @@ impl Recording {
             }
         }
         let requests = self.pods.iter().map(|pod| pod.counts.requests).collect();
-        self.samples.push(Sample { at: self.elapsed, requests });
+        let sessions = self.pods.iter().map(|pod| pod.counts.open).collect();
+        self.samples.push(Sample { at: self.elapsed, requests, sessions });
     }
 
     /// Dates the last sample back to `end`, or to the sample before it if that is later.
     fn close(&mut self, end: Duration) {
         if let Some(last) = self.samples.pop() {
             self.elapsed = self.samples.last().map_or(end, |before| before.at.max(end));
-            self.samples.push(Sample { at: self.elapsed, ..last });
+            self.samples.push(Sample { at: self.elapsed, sessions: Vec::new(), ..last });
         }
     }
 }
