@@ -54,7 +54,7 @@ impl Proxy {
         Self::configured(target, change, |_| {})
     }
 
-    /// The same, with changes to what belongs to no service.
+    /// The same, with changes to the settings of the process, too.
     pub fn configured(target: &str, change: impl FnOnce(&mut Service), process: impl FnOnce(&mut Config)) -> Self {
         let listen: Address = "127.0.0.1:0".parse().expect("an address");
         let mut service = Service::new("test", vec![listen], vec![target.parse().expect("a target")]);
@@ -261,8 +261,13 @@ pub fn reset(stream: TcpStream) {
 
 /// Waits until `done`, however long that takes within patience. For things that another thread or
 /// process has to notice; nothing is measured by it.
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + PATIENCE;
+pub fn eventually(what: &str, done: impl FnMut() -> bool) {
+    within(PATIENCE, what, done);
+}
+
+/// The same for what takes longer than most, and more so on a machine that is busy with other things.
+pub fn within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + patience;
     while !done() {
         assert!(std::time::Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(2));

@@ -267,6 +267,11 @@ impl Catalog {
     }
 
     pub fn set(&self, endpoints: &[SocketAddr]) {
+        self.set_as_written(endpoints);
+    }
+
+    /// The same, with what stands behind an address: `10.0.0.1:80;weight=2`.
+    pub fn set_as_written(&self, endpoints: &[impl std::fmt::Display]) {
         let list: Vec<String> = endpoints.iter().map(|e| format!("\"{e}\"")).collect();
         let new = self.path.with_extension("new");
         fs::write(&new, format!("[{}]\n", list.join(", "))).expect("written");

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 /// The program as it is in the source now.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -135,10 +135,10 @@ impl Program {
         status(&self.ask("GET", "/readyz"))
     }
 
-    /// Anonymous resident memory, in bytes: without the program's text and the kernel's socket buffers.
+    /// Resident memory in bytes, as `ps` shows it.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("Linux");
-        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).expect("a figure");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a figure");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 

@@ -11,7 +11,7 @@ use super::link::LinkState;
 use super::slab::Key;
 use super::{Timer, Worker};
 use evenkeel_core::end::{Cause, End};
-use evenkeel_core::time::Instant;
+use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, Io, Output};
 use std::io;
@@ -20,6 +20,10 @@ use tracing::error;
 
 /// Bytes that one session may read before others have their turn.
 const BUDGET: usize = 512 * 1024;
+
+/// A session is looked at at least this often. A timer of one that has ended stays armed, so if sessions armed
+/// theirs for an hour, the wheel would hold an hour's worth of sessions that are long gone.
+const HORIZON: Duration = Duration::from_secs(60);
 
 /// A tail up to this size is copied behind the bytes that it follows: cheaper than a vectored write.
 const SMALL: usize = 4 * 1024;
@@ -422,7 +426,7 @@ impl Worker {
 
     /// Arms the wheel if something is due earlier than what is armed.
     pub(super) fn rearm(&mut self, key: Key) {
-        let Self { sessions, services, wheel, .. } = self;
+        let Self { sessions, services, wheel, now, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
         let engine = client.engine.poll_timeout(&served.shared.settings).map(|(at, _)| at);
@@ -434,7 +438,7 @@ impl Worker {
         // Who is on its way out already has nothing to be asked.
         let asked = client.leave.filter(|_| client.leaving.is_none()).map(|(at, _)| at);
         let due = [engine, queue, held, arrival, leaving, asked].into_iter().flatten().min();
-        if let Some(due) = due
+        if let Some(due) = due.map(|due| due.min(*now + HORIZON))
             && client.armed.is_none_or(|armed| due < armed)
         {
             client.armed = Some(due);
@@ -479,9 +483,9 @@ impl Worker {
 }
 
 /// The wheel's resolution: a timer fires in the tick of its deadline.
-const TICK: evenkeel_core::time::Duration = evenkeel_core::time::Duration::from_millis(1);
+const TICK: Duration = Duration::from_millis(1);
 
 /// When patience with a peer that has to do something ends.
 pub(super) fn until(now: Instant, seconds: u64) -> Instant {
-    now + evenkeel_core::time::Duration::from_secs(seconds)
+    now + Duration::from_secs(seconds)
 }
