@@ -21,10 +21,11 @@ fn a_thousand_sessions_on_two_pods_spread_over_five() {
     let Some(python) = python() else { return };
     let pods = Pods::start(&python, 5);
     let catalog = Catalog::new(&pods.addrs[..2]);
-    let proxy = Proxy::to(&catalog.target(), |_| {});
+    let proxy = Proxy::configured(&catalog.target(), |_| {}, |config| config.workers = Some(2));
     let clients = Clients::start(&python, proxy.addr, 1_000);
     let before = pods.open();
-    assert!(before[0].abs_diff(before[1]) <= 1, "by count, not by chance: {before:?}");
+    // Two workers may choose in the same moment.
+    assert!(before[0].abs_diff(before[1]) <= 2, "by count, not by chance: {before:?}");
     catalog.set(&pods.addrs);
     let began = Instant::now();
     eventually("even", || skew(&pods.open()) <= 1.10 && pods.open().iter().sum::<u64>() == 1_000);
