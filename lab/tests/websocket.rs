@@ -91,21 +91,14 @@ fn sessions_leave_an_endpoint_that_leaves_and_stay_with_one_that_flaps() {
 }
 
 #[test]
-fn a_leaving_process_says_1001_spread_over_its_grace() {
+fn a_leaving_process_says_1001() {
     let Some(python) = python() else { return };
     let pods = Pods::start(&python, 1);
     let mut proxy = Proxy::grace(&pods.addrs, Duration::from_secs(5));
     let clients = Clients::start(&python, proxy.addr, 200);
-    let began = Instant::now();
+    // (That the times are spread over the grace: life.rs.)
     proxy.running.drain();
-    let mut left = Vec::new();
-    eventually("all told", || {
-        left.push((began.elapsed().as_secs_f64(), pods.open()[0]));
-        pods.open()[0] == 0
-    });
-    // Uniform over 4 s: about half are left after half of that.
-    let (_, half) = *left.iter().find(|(at, _)| *at >= 2.0).expect("it takes 4 s");
-    assert!((60..=140).contains(&half), "{half} of 200 after 2 s of 4 s");
+    eventually("all told", || pods.open() == [0]);
     assert!(proxy.running.wait(common::PATIENCE));
     let seen = clients.stop();
     assert_eq!(seen["codes"]["1001"], 200, "{seen}");

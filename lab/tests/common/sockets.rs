@@ -71,13 +71,21 @@ impl Clients {
 
     /// The same, with options of the script.
     pub fn with(python: &Path, addr: SocketAddr, n: usize, options: &[&str]) -> Self {
-        let mut child = Command::new(python)
-            .args([SCRIPT, "clients", &format!("ws://{addr}/"), &n.to_string()])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("Python starts");
+        let mut command = Command::new(python);
+        command.args([SCRIPT, "clients", &format!("ws://{addr}/"), &n.to_string()]).args(options);
+        Self::run(command, n)
+    }
+
+    /// Opens them over TLS; `ca` signs the certificate of `localhost`.
+    pub fn secure(python: &Path, port: u16, ca: &Path, n: usize) -> Self {
+        let mut command = Command::new(python);
+        command.args([SCRIPT, "clients", &format!("wss://localhost:{port}/"), &n.to_string()]);
+        command.env("SSL_CERT_FILE", ca);
+        Self::run(command, n)
+    }
+
+    fn run(mut command: Command, n: usize) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python starts");
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut clients = Self { input: child.stdin.take(), child, output };
         let seen = clients.line();
