@@ -116,13 +116,13 @@ impl Target {
                 Err(_) => return Err(format!("the innocent request never came; client: {heard:?}; seen: {seen:?}")),
             }
         }
-        heard?;
+        let in_step = heard?;
         if answer != (200, innocent.clone()) {
             return Err(format!("the innocent client got {answer:?}"));
         }
         let except = case.except.iter().any(|(name, _)| name == self.name);
         let mut expected = if except { Vec::new() } else { case.seen.clone() };
-        if case.then == Then::Open {
+        if in_step {
             expected.push(Seen {
                 method: "GET".into(),
                 target: "/after".into(),
@@ -136,12 +136,16 @@ impl Target {
         }
     }
 
-    /// Reads what the client gets, and takes it to the end.
-    fn hear(&self, client: &mut BufReader<TcpStream>, case: &RequestCase) -> Result<(), String> {
+    /// Reads what the client gets, and takes it to the end. True: another request was answered.
+    fn hear(&self, client: &mut BufReader<TcpStream>, case: &RequestCase) -> Result<bool, String> {
         if let Some((_, status)) = case.except.iter().find(|(name, _)| name == self.name) {
             let answer = Answer::read(client, false)?;
             if answer.status != *status || answer.ours {
                 return Err(format!("the backend was to refuse it with {status}, but {answer:?}"));
+            }
+            if answer.closes {
+                // It refused before it had heard all, so that was the last answer.
+                return Ok(false);
             }
         } else {
             for seen in &case.seen {
@@ -158,7 +162,7 @@ impl Target {
                 client.get_mut().write_all(request).map_err(|e| format!("closed: {e}"))?;
                 let answer = Answer::read(client, false)?;
                 return match (answer.status, &*answer.body) {
-                    (200, "/after") => Ok(()),
+                    (200, "/after") => Ok(true),
                     _ => Err(format!("the next request got {answer:?}")),
                 };
             }
@@ -174,10 +178,10 @@ impl Target {
         }
         let mut rest = Vec::new();
         match client.read_to_end(&mut rest) {
-            Ok(_) if rest.is_empty() => Ok(()),
+            Ok(_) if rest.is_empty() => Ok(false),
             // A message cut short, or more than the client itself said would come.
             Err(e) if e.kind() == ErrorKind::ConnectionReset && matches!(case.then, Then::Waits | Then::Closed) => {
-                Ok(())
+                Ok(false)
             }
             Ok(_) => Err(format!("more came: {:?}", String::from_utf8_lossy(&rest))),
             Err(e) => Err(format!("the connection was not closed: {e}")),
