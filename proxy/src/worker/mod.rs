@@ -227,7 +227,8 @@ pub(crate) struct Worker {
     origin: std::time::Instant,
     now: Instant,
     rng: Rng,
-    services: Vec<Option<Served>>,
+    /// By index, which no later service gets again: what is left of one that is gone is a pointer's room.
+    services: Vec<Option<Box<Served>>>,
     listeners: Vec<Option<Listening>>,
     sessions: Slab<Client>,
     links: Slab<Link>,
@@ -429,7 +430,7 @@ impl Worker {
             served.shared = service;
             return;
         }
-        self.services[index] = Some(Served {
+        self.services[index] = Some(Box::new(Served {
             tally: service.entry.workers[self.index].clone(),
             picker: Arc::new(Picker::empty()),
             published: false,
@@ -442,7 +443,7 @@ impl Worker {
             warms: false,
             leaves_by: None,
             shared: service,
-        });
+        }));
     }
 
     /// The session count that decides where new clients go.

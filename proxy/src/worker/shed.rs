@@ -7,8 +7,8 @@
 //!
 //! [`Session::leave`]: evenkeel_wire::session::Session::leave
 
+use super::Worker;
 use super::slab::Key;
-use super::{Served, Worker};
 use evenkeel_core::balancer::Shed;
 use evenkeel_core::end::{Cause, End};
 use evenkeel_core::endpoint::Endpoint;
@@ -234,8 +234,8 @@ impl Worker {
     }
 
     fn set_leaves_by(&mut self, service: u32, pool: u32, until: Option<Instant>) {
-        if let Some(Some(Served { pools, .. })) = self.services.get_mut(service as usize)
-            && let Some(Some(pool)) = pools.get_mut(pool as usize)
+        if let Some(Some(served)) = self.services.get_mut(service as usize)
+            && let Some(Some(pool)) = served.pools.get_mut(pool as usize)
         {
             pool.leaves_by = until;
         }
