@@ -85,6 +85,7 @@ impl Worker {
     }
 
     /// Goes on with a connection that is no session yet.
+    #[inline(never)]
     pub(super) fn arrive(&mut self, key: Key, scratch: &mut [u8]) {
         loop {
             let Some(client) = self.sessions.get(key) else { return };

@@ -52,13 +52,13 @@ impl Worker {
     }
 
     fn drive_with(&mut self, key: Key, scratch: &mut [u8]) {
-        match self.sessions.get_mut(key) {
-            Some(client) => client.queued = false,
-            None => return,
-        }
-        self.arrive(key, scratch);
-        if self.sessions.get(key).is_none_or(|client| client.arrival.is_some()) {
-            return;
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        client.queued = false;
+        if client.arrival.is_some() {
+            self.arrive(key, scratch);
+            if self.sessions.get(key).is_none_or(|client| client.arrival.is_some()) {
+                return;
+            }
         }
         let mut budget = BUDGET;
         self.carry_out(key, Tails::default());
@@ -429,18 +429,26 @@ impl Worker {
         let Self { sessions, services, wheel, now, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
-        let engine = client.engine.poll_timeout(&served.shared.settings).map(|(at, _)| at);
-        let queue =
-            client.turn.as_ref().filter(|t| t.queued).map(|t| t.tried_at + served.shared.config.limits.queue_timeout);
-        let held = client.turn.as_ref().and_then(|turn| turn.held);
-        let arrival = client.arrival.as_ref().map(|arrival| arrival.since + served.shared.config.timeouts.header);
-        let leaving = client.leaving.map(|l| l.until);
-        // Who is on its way out already has nothing to be asked.
-        let asked = client.leave.filter(|_| client.leaving.is_none()).map(|(at, _)| at);
-        let due = [engine, queue, held, arrival, leaving, asked].into_iter().flatten().min();
-        if let Some(due) = due.map(|due| due.min(*now + HORIZON))
-            && client.armed.is_none_or(|armed| due < armed)
-        {
+        let mut due = *now + HORIZON;
+        if let Some((engine, _)) = client.engine.poll_timeout(&served.shared.settings) {
+            due = due.min(engine);
+        }
+        if let Some(turn) = &client.turn {
+            if turn.queued {
+                due = due.min(turn.tried_at + served.shared.config.limits.queue_timeout);
+            }
+            due = due.min(turn.held.unwrap_or(due));
+        }
+        if let Some(arrival) = &client.arrival {
+            due = due.min(arrival.since + served.shared.config.timeouts.header);
+        }
+        match (&client.leaving, client.leave) {
+            (Some(leaving), _) => due = due.min(leaving.until),
+            // Who is on its way out already has nothing to be asked.
+            (None, Some((asked, _))) => due = due.min(asked),
+            (None, None) => {}
+        }
+        if client.armed.is_none_or(|armed| due < armed) {
             client.armed = Some(due);
             wheel.arm(due, Timer::Session(key));
         }

@@ -99,13 +99,6 @@ impl Worker {
         }
     }
 
-    /// Do links to this session's endpoints begin with a header that names its client?
-    fn sends_proxy(&self, key: Key) -> bool {
-        let client = self.sessions.get(key);
-        let served = client.and_then(|client| self.services.get(client.service as usize)?.as_ref());
-        served.is_some_and(|served| served.shared.config.upstream.send_proxy.is_some())
-    }
-
     /// Uses the session's own link, if it goes to the endpoint that was picked; drops it otherwise.
     fn use_own(&mut self, key: Key, pool: u32) -> bool {
         let Some(link_key) = self.sessions.get_mut(key).and_then(|client| client.link.take()) else { return false };
@@ -147,6 +140,7 @@ impl Worker {
             let Some(turn) = client.turn.as_mut() else { return };
             let index = client.service;
             let Some(Some(served)) = self.services.get_mut(index as usize) else { return };
+            let own = served.shared.config.upstream.send_proxy.is_some();
             let ask = Ask { scope: turn.want.scope, key: turn.want.key, avoid: turn.tried() };
             let pinned = client.pin.and_then(|id| served.picker.repick(id, ask.scope, self.now));
             let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
@@ -161,7 +155,7 @@ impl Worker {
             turn.pool = pool_index;
             turn.tried_at = self.now;
             let fresh = turn.fresh;
-            if self.sends_proxy(key) {
+            if own {
                 if self.use_own(key, pool_index) {
                     return;
                 }
@@ -602,6 +596,7 @@ impl Worker {
         client.to_link.clear(&mut self.pool);
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         served.tally.turns_active.sub(1);
+        let own = served.shared.config.upstream.send_proxy.is_some();
         if turn.upgrade {
             served.shared.leave_upgrade();
         }
@@ -636,7 +631,6 @@ impl Worker {
             self.report(service, notice);
         }
         let Some(link_key) = link else { return };
-        let own = self.sends_proxy(key);
         let usable = sent_all && end.fate != LinkFate::Close;
         let link = self.links.get_mut(link_key).and_then(|link| (usable && link.is_clean()).then_some(link));
         match (end.fate, link) {
