@@ -140,6 +140,12 @@ pub(super) fn find_end(input: &[u8], scan: &mut Scan, limit: usize) -> Result<Op
     if input.len() > limit { Err(Flaw::HeadTooLarge) } else { Ok(None) }
 }
 
+/// Could somebody take one field name for the other? CGI and its heirs write `-` as `_`.
+pub(super) fn alike(a: &[u8], b: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    a.len() == b.len() && a.iter().map(plain).eq(b.iter().map(plain))
+}
+
 /// Fields that the engine acts on. Everything else is passed on untouched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Name {
@@ -174,8 +180,7 @@ impl Name {
     pub(super) fn of(name: &str) -> Self {
         let name = name.as_bytes();
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        let hyphen = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
-        let like = |known: &str| name.iter().map(|&b| hyphen(b)).eq(known.bytes());
+        let like = |known: &str| alike(name, known.as_bytes());
         // Length and first letter tell almost every field apart without comparing.
         match (name.len(), name.first().map_or(0, u8::to_ascii_lowercase)) {
             (2, b't') if is("te") => Self::Te,

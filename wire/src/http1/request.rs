@@ -2,7 +2,7 @@
 
 use super::body::has_token;
 use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
-use super::head::{Lines, flaw, put_field, valid_host, valid_target};
+use super::head::{Lines, alike, flaw, put_field, valid_host, valid_target};
 use crate::engine::source_key;
 use crate::session::{Affinity, Context, Forwarding, TurnLog};
 use crate::trace::{NewSpan, Trace, is_state};
@@ -136,7 +136,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
             Name::Tracestate => traced.is_none_or(|traced| traced.state && !field.value.is_empty()),
             _ => true,
         };
-        let ours = settings.client_subject.as_ref().is_some_and(|ours| alike(field.name, ours));
+        let ours = settings.client_subject.as_ref().is_some_and(|ours| alike(field.name.as_bytes(), ours.as_bytes()));
         if pass && !ours && !connection.names(field.name, name) {
             lines.put(out, field.name, field.value);
         }
@@ -199,12 +199,6 @@ impl Traced {
         let trace = Trace::of(named(Name::Traceparent), span);
         Self { trace, state: trace.parent_id.is_some() && is_state(named(Name::Tracestate)) }
     }
-}
-
-/// Could somebody take one field name for the other? CGI and its heirs write `-` as `_`.
-fn alike(a: &str, b: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    a.len() == b.len() && a.bytes().map(plain).eq(b.bytes().map(plain))
 }
 
 /// Does a start line end in a version of HTTP, if not one that is known here? (RFC 9112, section 2.3)
