@@ -50,7 +50,7 @@ impl Worker {
             warn!(%error, "cannot watch a listener");
             return;
         }
-        let listening = Some(Listening { id, services, socket, patience: self.now + PATIENCE });
+        let listening = Some(Listening { id, services, socket, patience: self.now + PATIENCE, armed: false });
         match self.listeners.get_mut(index) {
             Some(free) => *free = listening,
             None => self.listeners.push(listening),
@@ -80,14 +80,29 @@ impl Worker {
             match self.accept_one(index) {
                 Accept::Took => {}
                 Accept::Empty => return,
-                Accept::Pause(pause) => {
-                    self.wheel.arm(self.now + pause, Timer::Accept(index as u32));
-                    return;
-                }
+                Accept::Pause(pause) => return self.accept_later(index, pause),
             }
         }
         // The edge is used up; more may wait.
-        self.wheel.arm(self.now, Timer::Accept(index as u32));
+        self.accept_later(index, Duration::ZERO);
+    }
+
+    /// Tries again after a while. Every client that comes meanwhile is an edge of its own, so there is one timer
+    /// for all of them: else a pause would gather as many as clients came in it.
+    fn accept_later(&mut self, index: usize, after: Duration) {
+        if let Some(Some(listening)) = self.listeners.get_mut(index)
+            && !std::mem::replace(&mut listening.armed, true)
+        {
+            self.wheel.arm(self.now + after, Timer::Accept(index as u32));
+        }
+    }
+
+    /// The timer of a listener.
+    pub(super) fn accept_again(&mut self, index: usize) {
+        if let Some(Some(listening)) = self.listeners.get_mut(index) {
+            listening.armed = false;
+            self.accept(index);
+        }
     }
 
     fn accept_one(&mut self, index: usize) -> Accept {

@@ -69,3 +69,20 @@ pub(super) struct EndpointPool {
     /// Sessions whose turn waits for a link.
     pub(super) waiting: VecDeque<Key>,
 }
+
+impl Link {
+    /// Nothing speaks against another turn on it.
+    pub(super) fn is_clean(&mut self) -> bool {
+        !self.closed && !self.broken && !self.dirty && self.is_quiet() && self.input.is_empty()
+    }
+
+    /// The endpoint has said nothing more. What the kernel has may be TLS talking to itself: session
+    /// tickets come when they like.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        if self.readable && self.stream.tls().is_some() {
+            let nothing = self.stream.read(&mut [0]);
+            self.readable = !matches!(nothing, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        }
+        !self.readable
+    }
+}

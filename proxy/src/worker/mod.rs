@@ -8,6 +8,7 @@
 //!
 //! * `drive`: sockets to engine and back, one session at a time
 //! * `turn`: choosing endpoints, taking and returning links, trying again
+//! * `dial`: opening links
 //! * `accept`: new clients, given to the worker that has least
 //! * `arrive`: what comes before their protocol: PROXY header, TLS
 //! * `shed`: asking sessions to go: the process leaves, an endpoint does, or has too many
@@ -20,6 +21,7 @@ mod client;
 mod complaints;
 mod depart;
 pub(crate) mod descriptors;
+mod dial;
 mod drive;
 mod link;
 mod shed;
@@ -211,6 +213,8 @@ struct Listening {
     socket: Listener,
     /// Until then services that have not heard of any endpoints are waited for.
     patience: Instant,
+    /// A timer is armed for it.
+    armed: bool,
 }
 
 /// What a worker is made of; see the module.
@@ -378,7 +382,7 @@ impl Worker {
         match timer {
             Timer::Session(key) => self.session_timeout(key),
             Timer::Link(key) => self.link_timeout(key),
-            Timer::Accept(listener) => self.accept(listener as usize),
+            Timer::Accept(listener) => self.accept_again(listener as usize),
         }
     }
 

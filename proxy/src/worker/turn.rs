@@ -11,31 +11,21 @@
 
 use super::client::Turn;
 use super::complaints::{Subject, is_clients};
+use super::dial::Failed;
 use super::drive::until;
-use super::link::{EndpointPool, Link, LinkState};
+use super::link::{EndpointPool, LinkState};
 use super::slab::Key;
-use super::socket::{self, Stream};
-use super::{LINK_BIT, Served, Timer, Worker};
+use super::{Served, Timer, Worker};
 use crate::observe::turn::TurnRecord;
 use crate::registry::EndpointTally;
 use evenkeel_core::admission::Admission;
-use evenkeel_core::end::{Cause, End, Limit, Phase};
+use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::picker::{Ask, Outcome, Picker, Scope};
 use evenkeel_core::time::Instant;
-use evenkeel_wire::edge::put_proxy_header;
 use evenkeel_wire::session::{LinkError, LinkFate, Peer, TurnEnd, TurnLog, Want};
-use mio::Token;
 use std::sync::Arc;
 use std::time::SystemTime;
-
-/// A connection attempt that did not work out.
-enum Failed {
-    /// The endpoint's doing.
-    Endpoint(Cause),
-    /// This machine's.
-    Local,
-}
 
 impl Worker {
     pub(super) fn begin_turn(&mut self, key: Key, want: Want) {
@@ -242,139 +232,8 @@ impl Worker {
         self.call_engine(key, |engine, io, context| engine.link_failed(error, io, context));
     }
 
-    /// Starts a connection for a session, or (`None`) to have one ready.
-    fn connect(&mut self, service: u32, pool: u32, session: Option<Key>) -> Result<Key, Failed> {
-        let now = self.now;
-        let Some(Some(served)) = self.services.get_mut(service as usize) else { return Err(Failed::Local) };
-        let timeout = served.shared.config.upstream.connect_timeout;
-        let Some(Some(entry)) = served.pools.get_mut(pool as usize) else { return Err(Failed::Local) };
-        let failed = |error: std::io::Error| match socket::is_local(&error) {
-            true => Failed::Local,
-            false => Failed::Endpoint(Cause::ConnectFailed),
-        };
-        let mut stream = Stream::connect(&entry.endpoint.address).map_err(failed)?;
-        let token = Token((self.links.next_key().bits() | LINK_BIT) as usize);
-        stream.register(self.poll.registry(), token).map_err(|_| Failed::Local)?;
-        self.descriptors.take();
-        entry.open += 1;
-        entry.tally.connects.add(1);
-        entry.tally.links.add(1);
-        let key = self.links.insert(Link {
-            stream,
-            service,
-            pool,
-            state: LinkState::Connecting,
-            session,
-            introduced: false,
-            own: false,
-            turns: 0,
-            readable: false,
-            writable: false,
-            closed: false,
-            broken: false,
-            dirty: false,
-            input: Vec::new(),
-            since: now,
-            armed: true,
-        });
-        self.wheel.arm(now + timeout, Timer::Link(key));
-        Ok(key)
-    }
-
-    /// A connecting link became writable, got an answer to its handshake, or failed.
-    pub(super) fn connected(&mut self, key: Key) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        let failed = match link.closed && link.stream.tls().is_none() {
-            true => link.stream.take_error().unwrap_or_else(Some),
-            false => None,
-        };
-        let up = match failed {
-            Some(error) => Err((Cause::ConnectFailed, error)),
-            None if !link.writable && link.stream.tls().is_none() => return,
-            None => self.shake_hands(key),
-        };
-        match up {
-            Ok(false) => {}
-            Ok(true) => match self.links.get(key).and_then(|link| link.session) {
-                Some(session) => {
-                    self.attach(session, key);
-                    self.touch(session);
-                }
-                None => self.release(key),
-            },
-            Err((_, error)) if socket::is_local(&error) => self.connect_failed(key, Failed::Local),
-            Err((cause, error)) => {
-                if cause == Cause::EndpointTls {
-                    self.complain_of_tls(key, &error);
-                }
-                self.connect_failed(key, Failed::Endpoint(cause));
-            }
-        }
-    }
-
-    /// What comes before the protocol on a new link: a PROXY header, TLS. True: both are done.
-    fn shake_hands(&mut self, key: Key) -> Result<bool, (Cause, std::io::Error)> {
-        let Self { links, services, sessions, .. } = self;
-        let Some(link) = links.get_mut(key) else { return Ok(false) };
-        let Some(Some(served)) = services.get(link.service as usize) else { return Ok(false) };
-        let config = &served.shared.config.upstream;
-        if !std::mem::replace(&mut link.introduced, true) {
-            if let Some(version) = config.send_proxy {
-                let peer = link.session.and_then(|session| sessions.get(session)).map(|client| &client.peer);
-                let known = peer.filter(|peer| peer.client != socket::NO_ADDRESS);
-                let mut header = Vec::new();
-                put_proxy_header(&mut header, version, known.map(|peer| (peer.client, peer.local)));
-                let sent = link.stream.write(&header, &[]).map_err(|error| (Cause::ConnectFailed, error))?;
-                if sent < header.len() {
-                    // The buffer of a new socket is empty; whatever this is, it is no connection.
-                    return Err((Cause::ConnectFailed, std::io::ErrorKind::WriteZero.into()));
-                }
-            }
-            if let Some(tls) = &served.shared.upstream_tls {
-                let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
-                let Some(address) = pool.map(|pool| &pool.endpoint.address) else { return Ok(false) };
-                let started = link.stream.connect_tls(tls.config.clone(), tls.name_of(address));
-                started.map_err(|error| (Cause::EndpointTls, error))?;
-            }
-        }
-        let done = link.stream.handshake().map_err(|error| (Cause::EndpointTls, error))?;
-        if link.stream.tls().is_some() {
-            // Bytes behind the handshake, if there are any, are in its buffers.
-            link.readable = done;
-            link.writable = !link.stream.holds_output();
-        }
-        Ok(done)
-    }
-
-    fn complain_of_tls(&mut self, key: Key, error: &std::io::Error) {
-        let Some(link) = self.links.get(key) else { return };
-        let Some(Some(served)) = self.services.get(link.service as usize) else { return };
-        let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
-        let client = link.session.and_then(|session| self.sessions.get(session));
-        let subject = Subject {
-            service: &served.shared.config.name,
-            client: client.map_or(socket::NO_ADDRESS, |client| client.peer.client),
-            endpoint: pool.map(|pool| &pool.endpoint.address),
-            detail: Some(&error.to_string()),
-        };
-        self.complaints.hear(End { cause: Cause::EndpointTls, phase: Phase::Connect }, &subject, self.now);
-    }
-
-    fn connect_failed(&mut self, key: Key, failed: Failed) {
-        let session = self.links.get(key).and_then(|l| l.session);
-        self.remove_link(key);
-        let Some(session) = session else { return };
-        if let Some(client) = self.sessions.get_mut(session) {
-            client.link = None;
-        }
-        if self.try_failed(session, failed) {
-            self.acquire(session);
-        }
-        self.touch(session);
-    }
-
     /// A try got no connection: true if the turn may be tried elsewhere; if not, the engine knows.
-    fn try_failed(&mut self, key: Key, failed: Failed) -> bool {
+    pub(super) fn try_failed(&mut self, key: Key, failed: Failed) -> bool {
         let (cause, local) = match failed {
             Failed::Endpoint(cause) => (cause, false),
             Failed::Local => (Cause::Local, true),
@@ -432,7 +291,7 @@ impl Worker {
     }
 
     /// Gives the link to the session's turn; what waits for it is sent at the end of the drive.
-    fn attach(&mut self, key: Key, link_key: Key) {
+    pub(super) fn attach(&mut self, key: Key, link_key: Key) {
         let Some(client) = self.sessions.get_mut(key) else { return self.release(link_key) };
         let Some(link) = self.links.get_mut(link_key) else { return };
         (link.state, link.session, link.since) = (LinkState::Busy, Some(key), self.now);
@@ -652,7 +511,7 @@ impl Worker {
     }
 
     /// A clean link at a safe point: to the next turn that waits for it, or to its pool.
-    fn release(&mut self, key: Key) {
+    pub(super) fn release(&mut self, key: Key) {
         let Some(link) = self.links.get_mut(key) else { return };
         let (service, pool_index) = (link.service, link.pool);
         (link.state, link.session, link.since) = (LinkState::Idle, None, self.now);
@@ -840,23 +699,6 @@ impl Served {
             }
             self.free_pools.push(index);
         }
-    }
-}
-
-impl Link {
-    /// Nothing speaks against another turn on it.
-    fn is_clean(&mut self) -> bool {
-        !self.closed && !self.broken && !self.dirty && self.is_quiet() && self.input.is_empty()
-    }
-
-    /// The endpoint has said nothing more. What the kernel has may be TLS talking to itself: session
-    /// tickets come when they like.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        if self.readable && self.stream.tls().is_some() {
-            let nothing = self.stream.read(&mut [0]);
-            self.readable = !matches!(nothing, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
-        }
-        !self.readable
     }
 }
 

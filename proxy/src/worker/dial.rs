@@ -1,0 +1,151 @@
+//! Opening a link: connecting, and what comes before the protocol on it.
+
+use super::complaints::Subject;
+use super::link::{Link, LinkState};
+use super::slab::Key;
+use super::socket::{self, Stream};
+use super::{LINK_BIT, Timer, Worker};
+use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_wire::edge::put_proxy_header;
+use mio::Token;
+
+/// A connection attempt that did not work out.
+pub(super) enum Failed {
+    /// The endpoint's doing.
+    Endpoint(Cause),
+    /// This machine's.
+    Local,
+}
+
+impl Worker {
+    /// Starts a connection for a session, or (`None`) to have one ready.
+    pub(super) fn connect(&mut self, service: u32, pool: u32, session: Option<Key>) -> Result<Key, Failed> {
+        let now = self.now;
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return Err(Failed::Local) };
+        let timeout = served.shared.config.upstream.connect_timeout;
+        let Some(Some(entry)) = served.pools.get_mut(pool as usize) else { return Err(Failed::Local) };
+        let failed = |error: std::io::Error| match socket::is_local(&error) {
+            true => Failed::Local,
+            false => Failed::Endpoint(Cause::ConnectFailed),
+        };
+        let mut stream = Stream::connect(&entry.endpoint.address).map_err(failed)?;
+        let token = Token((self.links.next_key().bits() | LINK_BIT) as usize);
+        stream.register(self.poll.registry(), token).map_err(|_| Failed::Local)?;
+        self.descriptors.take();
+        entry.open += 1;
+        entry.tally.connects.add(1);
+        entry.tally.links.add(1);
+        let key = self.links.insert(Link {
+            stream,
+            service,
+            pool,
+            state: LinkState::Connecting,
+            session,
+            introduced: false,
+            own: false,
+            turns: 0,
+            readable: false,
+            writable: false,
+            closed: false,
+            broken: false,
+            dirty: false,
+            input: Vec::new(),
+            since: now,
+            armed: true,
+        });
+        self.wheel.arm(now + timeout, Timer::Link(key));
+        Ok(key)
+    }
+
+    /// A connecting link became writable, got an answer to its handshake, or failed.
+    pub(super) fn connected(&mut self, key: Key) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let failed = match link.closed && link.stream.tls().is_none() {
+            true => link.stream.take_error().unwrap_or_else(Some),
+            false => None,
+        };
+        let up = match failed {
+            Some(error) => Err((Cause::ConnectFailed, error)),
+            None if !link.writable && link.stream.tls().is_none() => return,
+            None => self.shake_hands(key),
+        };
+        match up {
+            Ok(false) => {}
+            Ok(true) => match self.links.get(key).and_then(|link| link.session) {
+                Some(session) => {
+                    self.attach(session, key);
+                    self.touch(session);
+                }
+                None => self.release(key),
+            },
+            Err((_, error)) if socket::is_local(&error) => self.connect_failed(key, Failed::Local),
+            Err((cause, error)) => {
+                if cause == Cause::EndpointTls {
+                    self.complain_of_tls(key, &error);
+                }
+                self.connect_failed(key, Failed::Endpoint(cause));
+            }
+        }
+    }
+
+    /// What comes before the protocol on a new link: a PROXY header, TLS. True: both are done.
+    fn shake_hands(&mut self, key: Key) -> Result<bool, (Cause, std::io::Error)> {
+        let Self { links, services, sessions, .. } = self;
+        let Some(link) = links.get_mut(key) else { return Ok(false) };
+        let Some(Some(served)) = services.get(link.service as usize) else { return Ok(false) };
+        let config = &served.shared.config.upstream;
+        if !std::mem::replace(&mut link.introduced, true) {
+            if let Some(version) = config.send_proxy {
+                let peer = link.session.and_then(|session| sessions.get(session)).map(|client| &client.peer);
+                let known = peer.filter(|peer| peer.client != socket::NO_ADDRESS);
+                let mut header = Vec::new();
+                put_proxy_header(&mut header, version, known.map(|peer| (peer.client, peer.local)));
+                let sent = link.stream.write(&header, &[]).map_err(|error| (Cause::ConnectFailed, error))?;
+                if sent < header.len() {
+                    // The buffer of a new socket is empty; whatever this is, it is no connection.
+                    return Err((Cause::ConnectFailed, std::io::ErrorKind::WriteZero.into()));
+                }
+            }
+            if let Some(tls) = &served.shared.upstream_tls {
+                let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
+                let Some(address) = pool.map(|pool| &pool.endpoint.address) else { return Ok(false) };
+                let started = link.stream.connect_tls(tls.config.clone(), tls.name_of(address));
+                started.map_err(|error| (Cause::EndpointTls, error))?;
+            }
+        }
+        let done = link.stream.handshake().map_err(|error| (Cause::EndpointTls, error))?;
+        if link.stream.tls().is_some() {
+            // Bytes behind the handshake, if there are any, are in its buffers.
+            link.readable = done;
+            link.writable = !link.stream.holds_output();
+        }
+        Ok(done)
+    }
+
+    fn complain_of_tls(&mut self, key: Key, error: &std::io::Error) {
+        let Some(link) = self.links.get(key) else { return };
+        let Some(Some(served)) = self.services.get(link.service as usize) else { return };
+        let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
+        let client = link.session.and_then(|session| self.sessions.get(session));
+        let subject = Subject {
+            service: &served.shared.config.name,
+            client: client.map_or(socket::NO_ADDRESS, |client| client.peer.client),
+            endpoint: pool.map(|pool| &pool.endpoint.address),
+            detail: Some(&error.to_string()),
+        };
+        self.complaints.hear(End { cause: Cause::EndpointTls, phase: Phase::Connect }, &subject, self.now);
+    }
+
+    pub(super) fn connect_failed(&mut self, key: Key, failed: Failed) {
+        let session = self.links.get(key).and_then(|l| l.session);
+        self.remove_link(key);
+        let Some(session) = session else { return };
+        if let Some(client) = self.sessions.get_mut(session) {
+            client.link = None;
+        }
+        if self.try_failed(session, failed) {
+            self.acquire(session);
+        }
+        self.touch(session);
+    }
+}
