@@ -88,7 +88,7 @@ fn sigterm_under_load_fails_nobody_and_keeps_its_order() {
     // What is beyond the grace is this machine's.
     assert!((GRACE..GRACE + 8.0).contains(&took), "{took:.1} s");
 
-    let seen = clients.stop();
+    let seen = clients.stop_when_closed();
     assert_eq!((&seen["codes"]["1001"], &seen["failed"]), (&SESSIONS.into(), &0.into()), "{seen}");
     let times = seen["closed_at"].as_array().expect("a list").iter().filter_map(|at| at.as_f64());
     spread_evenly(times.collect(), began + DELAY, 0.8 * (GRACE - DELAY));

@@ -559,7 +559,7 @@ fn websocket_sessions_over_tls_are_moved_and_told_to_go() {
     proxy.running.drain();
     eventually("all are told", || pods.open() == [0, 0]);
     assert!(proxy.running.wait(common::PATIENCE));
-    let seen = clients.stop();
+    let seen = clients.stop_when_closed();
     assert_eq!(
         (&seen["codes"]["1001"], &seen["failed"], &seen["mismatched"]),
         (&40.into(), &0.into(), &0.into()),

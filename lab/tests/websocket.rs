@@ -100,7 +100,7 @@ fn a_leaving_process_says_1001() {
     proxy.running.drain();
     eventually("all told", || pods.open() == [0]);
     assert!(proxy.running.wait(common::PATIENCE));
-    let seen = clients.stop();
+    let seen = clients.stop_when_closed();
     assert_eq!(seen["codes"]["1001"], 200, "{seen}");
 }
 

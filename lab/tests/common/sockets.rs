@@ -105,6 +105,12 @@ impl Clients {
         self.line()
     }
 
+    /// Ends them once the last has heard that its session is over (a proxy knows so before); what they saw.
+    pub fn stop_when_closed(mut self) -> Value {
+        super::eventually("every client heard of its end", || self.seen()["now_open"] == 0);
+        self.stop()
+    }
+
     /// Ends them; what they saw.
     pub fn stop(mut self) -> Value {
         drop(self.input.take());
