@@ -2,9 +2,9 @@
 //!
 //! `instructions list` names them; `instructions NAME N` runs one N times.
 
-use evenkeel_core::balancer::{Balancer, Config, Input, Output as Decision, Policy};
-use evenkeel_core::endpoint::EndpointSpec;
-use evenkeel_core::picker::{Ask, Outcome, Picker, Scope};
+use evenkeel_bench::{POLICIES, balancer, published};
+use evenkeel_core::balancer::Policy;
+use evenkeel_core::picker::{Ask, Outcome, Scope};
 use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::out::Out;
@@ -12,21 +12,9 @@ use evenkeel_wire::session::{Context, Io, Peer, Protocol, Session, Settings};
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Endpoints to pick from.
-const ENDPOINTS: u16 = 100;
-
-const POLICIES: [(&str, Policy); 8] = [
-    ("pick random", Policy::Random),
-    ("pick round-robin", Policy::RoundRobin),
-    ("pick weighted", Policy::Weighted),
-    ("pick least-request", Policy::LeastRequest),
-    ("pick peak-ewma", Policy::PeakEwma),
-    ("pick least-session", Policy::LeastSession),
-    ("pick ring-hash", Policy::RingHash),
-    ("pick maglev", Policy::Maglev),
-];
+const ENDPOINTS: u32 = 100;
 
 /// What wrk sends.
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
@@ -46,12 +34,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["list"] => {
-            POLICIES.iter().for_each(|(name, _)| println!("{name}"));
+            POLICIES.iter().for_each(|(name, _)| println!("pick {name}"));
             TURNS.iter().for_each(|(name, ..)| println!("{name}"));
         }
         [name, n] => {
             let n = n.parse().unwrap_or(1);
-            if let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == name) {
+            if let Some((_, policy)) = POLICIES.iter().find(|(known, _)| name.strip_prefix("pick ") == Some(*known)) {
                 pick(*policy, n);
             } else if let Some((_, request, response)) = TURNS.iter().find(|(known, ..)| *known == name) {
                 turn(request, response, n);
@@ -70,7 +58,7 @@ fn main() -> ExitCode {
 
 /// Picks, and completes at once.
 fn pick(policy: Policy, n: u32) {
-    let picker = picker(policy);
+    let picker = published(&mut balancer(policy, ENDPOINTS));
     let mut rng = Rng::seeded(7);
     let mut now = Instant::from_nanos(1_000_000_000);
     for _ in 0..n {
@@ -80,25 +68,6 @@ fn pick(policy: Policy, n: u32) {
             let _noticed = black_box(ticket.complete(Outcome::Success(Duration::from_millis(2)), now));
         }
     }
-}
-
-fn picker(policy: Policy) -> Arc<Picker> {
-    let now = Instant::from_nanos(1_000_000_000);
-    let config = Config { turn_policy: policy, session_policy: policy, ..Config::default() };
-    let mut balancer = Balancer::new(config, 1, 1, now);
-    let endpoints = (1..=ENDPOINTS).map(|port| EndpointSpec::at(SocketAddr::from(([10, 0, 0, 1], port)))).collect();
-    balancer.handle(Input::Endpoints { source: 0, endpoints }, now);
-    let mut picker = Arc::new(Picker::empty());
-    // Long enough for slow start and for tables that are built in slices.
-    for second in 0..60 {
-        balancer.handle_timeout(now + Duration::from_secs(second));
-        while let Some(decision) = balancer.poll_output() {
-            if let Decision::Publish(published) = decision {
-                picker = published;
-            }
-        }
-    }
-    picker
 }
 
 /// One request and its response through a session.

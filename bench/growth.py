@@ -1,0 +1,92 @@
+"""How the cost of a turn grows with endpoints and with sessions, and what a change of endpoints costs."""
+
+import json
+import statistics
+import subprocess
+import time
+import urllib.request
+
+import loads
+from kinds import Kind, sample
+from machine import LOAD_CPU, PROXY_CPU, ROOT
+
+ENDPOINTS = (3, 10, 100, 1_000, 9_999)
+SESSIONS = (10, 100, 1_000, 4_000, 9_000)
+MICRO = ROOT / "target/release/micro"
+
+
+def measure(world, rounds, seconds, progress):
+    return {
+        "endpoints": endpoints(world, rounds, seconds, progress),
+        "sessions": sessions(world, rounds, seconds, progress),
+    }
+
+
+def endpoints(world, rounds, seconds, progress):
+    """Microseconds of CPU per turn at 64 connections, by number of endpoints (all of three servers)."""
+    kind = Kind("growth", "", {}, lambda world, port, seconds: loads.wrk(world.directory, port, 64, seconds))
+    proxies = {}
+    for count in ENDPOINTS:
+        progress("growth", f"warm-up, {count:,} endpoints")
+        backends = world.endpoints(3, count // 3) if count > 3 else world.endpoints()
+        proxies[count] = world.proxy("evenkeel", "http", backends)
+        # A link to every endpoint is opened once; how long that takes is not what is asked here.
+        loads.wrk(world.directory, proxies[count].port, 64, 1 + count / 1_500)
+    samples = {count: [] for count in ENDPOINTS}
+    for number in range(rounds):
+        for count in ENDPOINTS:
+            progress("growth", f"round {number + 1} of {rounds}, {count:,} endpoints")
+            samples[count].append(sample(world, kind, proxies[count], seconds))
+    world.stop_all()
+    return [{"endpoints": count, **shape(runs)} for count, runs in samples.items()]
+
+
+def sessions(world, rounds, seconds, progress):
+    """Microseconds of CPU per turn by number of connections, here and in nginx `stream`."""
+    backends = world.endpoints()
+    proxies = {"evenkeel": world.proxy("evenkeel", "http", backends),
+               "nginx stream": world.proxy("nginx stream", "tcp", backends)}
+    samples = {(peer, count): [] for peer in proxies for count in SESSIONS}
+    for number in range(rounds):
+        for count in SESSIONS:
+            for peer, process in proxies.items():
+                progress("growth", f"round {number + 1} of {rounds}, {count:,} sessions, {peer}")
+                load = lambda world, port, seconds: loads.wrk(world.directory, port, count, seconds)
+                longer = seconds + count / 3_000
+                load(world, process.port, 1 + count / 3_000)
+                samples[peer, count].append(sample(world, Kind("growth", "", {}, load), process, longer))
+    world.stop_all()
+    return [{"peer": peer, "sessions": count, **shape(runs)} for (peer, count), runs in samples.items()]
+
+
+def shape(runs):
+    user = statistics.median(run["user_us"] for run in runs)
+    return {"user_us": user, "us": statistics.median(1e6 / run["per_cpu_second"] for run in runs)}
+
+
+def picks():
+    """Nanoseconds and allocations of a pick, and of a change of endpoints, without any socket."""
+    out = subprocess.run(["taskset", "-c", str(PROXY_CPU), MICRO], capture_output=True, text=True, check=True)
+    return json.loads(out.stdout)
+
+
+def changes(world, count, times, progress):
+    """A file of 10,000 endpoints of which one changes: CPU for it, and how soon it is picked from."""
+    backends = [f"127.{20 + n // 60_000}.{n // 250 % 240}.{n % 250 + 1}:9" for n in range(count)]
+    process = world.proxy("evenkeel", "http", backends)
+    seen = lambda: urllib.request.urlopen(f"http://127.0.0.1:{process.admin}/metrics").read().decode()
+    time.sleep(2)
+    cpu, took = [], []
+    for number in range(times):
+        progress("changes", f"change {number + 1} of {times}")
+        name = f"127.90.0.{number + 1}:9"
+        lines = [f"- {address}\n" for address in [*backends, name]]
+        before = sum(process.cpu())
+        written = process.home / "endpoints.new"
+        written.write_text("".join(lines))
+        written.rename(process.home / "endpoints.yaml")
+        time.sleep(1)
+        cpu.append(sum(process.cpu()) - before)
+        assert name in seen(), "the change was not noticed"
+    world.stop_all()
+    return {"endpoints": count, "file_cpu_ms": statistics.median(cpu) * 1000}

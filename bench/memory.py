@@ -1,0 +1,77 @@
+"""What a session costs that is open and says nothing: 9,000 of them, through one worker, after one exchange each."""
+
+import socket
+import ssl
+import time
+
+from machine import kernel_memory
+
+PEERS = {
+    "tcp": {"evenkeel": "tcp", "nginx stream": "tcp", "haproxy": "tcp", "envoy": "tcp"},
+    "http1": {"evenkeel": "http", "nginx": "http", "haproxy": "http", "envoy": "http"},
+    "websocket": {"evenkeel": "http", "nginx": "http", "haproxy": "http", "envoy": "http"},
+    "tls": {"evenkeel": "tls", "nginx": "tls", "haproxy": "tls", "envoy": "tls"},
+}
+TITLES = {"tcp": "TCP, with its link", "http1": "HTTP/1.1", "websocket": "WebSocket, with its link",
+          "tls": "HTTP/1.1 over TLS 1.3"}
+# Bytes; of `tls`: more than `http1`.
+MUST = {"tcp": 1024, "http1": 1024, "websocket": 2048, "tls": 16 * 1024}
+GOAL = {"tcp": 512, "http1": 512}
+RESIDENT_MUST, RESIDENT_GOAL = 6 * 1024, 4 * 1024
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\n\r\n"
+UPGRADE = (b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+           b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+MESSAGE = b"\x82\x90abcd" + b"y" * 16
+
+
+def measure(world, count, certificate, progress):
+    """Idle memory and bytes per idle session, for each kind and peer."""
+    kinds = {}
+    for kind, peers in PEERS.items():
+        backends = world.echo() if kind in ("tcp", "websocket") else world.endpoints()
+        figures = {}
+        for peer, mode in peers.items():
+            progress("memory", f"{count:,} idle {kind} sessions, {peer}")
+            process = world.proxy(peer, mode, backends, certificate)
+            time.sleep(1)
+            resident, own = process.memory()
+            kernel = kernel_memory()
+            sessions = [talk(kind, process.port, certificate) for _ in range(count)]
+            time.sleep(2)
+            resident_full, own_full = process.memory()
+            kernel_full = kernel_memory()
+            for session in sessions:
+                session.close()
+            del sessions
+            # Time to notice that nobody is there, and to give back.
+            time.sleep(3)
+            resident_after, own_after = process.memory()
+            figures[peer] = {
+                "idle_resident_kib": resident,
+                "bytes": (own_full - own) * 1024 / count,
+                # Client's and endpoint's sockets are on this machine, too: a half of it is the proxy's.
+                "kernel_bytes": None if kernel is None else (kernel_full - kernel) / 2 / count,
+                "full_resident_kib": resident_full,
+                "after_resident_kib": resident_after,
+                "after_bytes": (own_after - own) * 1024 / count,
+            }
+            world.stop(process)
+        world.stop_all()
+        kinds[kind] = {"title": TITLES[kind], "must": MUST[kind], "goal": GOAL.get(kind), "peers": figures}
+    return {"sessions": count, "resident_must_kib": RESIDENT_MUST, "resident_goal_kib": RESIDENT_GOAL, "kinds": kinds}
+
+
+def talk(kind, port, certificate):
+    """A session after its first exchange."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    if kind == "tls":
+        context = talk.context = getattr(talk, "context", None) or ssl.create_default_context(cafile=certificate[0])
+        client = context.wrap_socket(client, server_hostname="localhost")
+    exchanges = {"tcp": [(b"x" * 100, b"x")], "websocket": [(UPGRADE, b"HTTP/1.1 101"), (MESSAGE, b"\x82")]}
+    for say, expect in exchanges.get(kind, [(REQUEST, b"HTTP/1.1 200")]):
+        client.sendall(say)
+        heard = client.recv(4096)
+        if not heard.startswith(expect):
+            raise RuntimeError(f"{kind}: {heard[:100]!r} came back")
+    return client
