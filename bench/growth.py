@@ -15,40 +15,41 @@ SESSIONS = (10, 100, 1_000, 4_000, 9_000)
 MICRO = ROOT / "target/release/micro"
 
 
-def measure(world, rounds, seconds, progress):
+def measure(world, rounds, seconds, progress, quick):
+    ends = lambda points: (points[0], points[-1]) if quick else points
     return {
-        "endpoints": endpoints(world, rounds, seconds, progress),
-        "sessions": sessions(world, rounds, seconds, progress),
+        "endpoints": endpoints(world, ends(ENDPOINTS), rounds, seconds, progress),
+        "sessions": sessions(world, ends(SESSIONS), rounds, seconds, progress),
     }
 
 
-def endpoints(world, rounds, seconds, progress):
+def endpoints(world, counts, rounds, seconds, progress):
     """Microseconds of CPU per turn at 64 connections, by number of endpoints (all of three servers)."""
     kind = Kind("growth", "", {}, lambda world, port, seconds: loads.wrk(world.directory, port, 64, seconds))
     proxies = {}
-    for count in ENDPOINTS:
+    for count in counts:
         progress("growth", f"warm-up, {count:,} endpoints")
         backends = world.endpoints(3, count // 3) if count > 3 else world.endpoints()
         proxies[count] = world.proxy("evenkeel", "http", backends)
         # A link to every endpoint is opened once; how long that takes is not what is asked here.
         loads.wrk(world.directory, proxies[count].port, 64, 1 + count / 1_500)
-    samples = {count: [] for count in ENDPOINTS}
+    samples = {count: [] for count in counts}
     for number in range(rounds):
-        for count in ENDPOINTS:
+        for count in counts:
             progress("growth", f"round {number + 1} of {rounds}, {count:,} endpoints")
             samples[count].append(sample(world, kind, proxies[count], seconds))
     world.stop_all()
     return [{"endpoints": count, **shape(runs)} for count, runs in samples.items()]
 
 
-def sessions(world, rounds, seconds, progress):
+def sessions(world, counts, rounds, seconds, progress):
     """Microseconds of CPU per turn by number of connections, here and in nginx `stream`."""
     backends = world.endpoints()
     proxies = {"evenkeel": world.proxy("evenkeel", "http", backends),
                "nginx stream": world.proxy("nginx stream", "tcp", backends)}
-    samples = {(peer, count): [] for peer in proxies for count in SESSIONS}
+    samples = {(peer, count): [] for peer in proxies for count in counts}
     for number in range(rounds):
-        for count in SESSIONS:
+        for count in counts:
             for peer, process in proxies.items():
                 progress("growth", f"round {number + 1} of {rounds}, {count:,} sessions, {peer}")
                 load = lambda world, port, seconds: loads.wrk(world.directory, port, count, seconds)

@@ -38,6 +38,13 @@ class Kind:
     payload: int = 0
     # A fixed rate: CPU per turn and added latency are what counts.
     steady: bool = False
+    # Are system calls counted? (Not where opening connections under a tracer takes longer than the run.)
+    syscalls: bool = True
+
+    def taking_part(self, quick):
+        """Peers and their modes; in a quick run only those that a target names."""
+        wanted = {"evenkeel", *(target.peer for target in self.targets)}
+        return {peer: mode for peer, mode in self.peers.items() if peer in wanted or not quick}
 
 
 def wrk(connections, **more):
@@ -54,7 +61,7 @@ KINDS = {
              {"evenkeel": "http", "evenkeel, random": "http", **HTTP}, wrk(64),
              targets=(Target("haproxy", 1.25), Target("nginx stream", 0.92, 1.0), Target("envoy", 2.5))),
         Kind("http1-1000", "HTTP/1.1 keep-alive, 98-byte answers, 1,000 connections",
-             {"evenkeel": "http", "evenkeel, random": "http", **HTTP}, wrk(1000),
+             {"evenkeel": "http", "evenkeel, random": "http", **HTTP}, wrk(1000), syscalls=False,
              targets=(Target("haproxy", 1.25), Target("nginx stream", 0.92, 1.1), Target("envoy", 2.5))),
     ],
     "tcp": [
@@ -87,17 +94,18 @@ KINDS = {
 }
 
 
-def measure(world, kind, rounds, seconds, progress, syscalls=True):
+def measure(world, kind, rounds, seconds, progress, quick):
     """Runs a kind: every peer once in each round, in random order. Figures by peer."""
     backends = world.endpoints() if kind.endpoints == "http" else world.echo()
+    taking_part = kind.taking_part(quick)
     proxies = {}
-    for peer, mode in kind.peers.items():
+    for peer, mode in taking_part.items():
         proxies[peer] = world.proxy(peer, mode, backends)
         # Opens the links, fills the caches.
         progress(kind.name, f"warm-up, {peer}")
         kind.load(world, proxies[peer].port, 1)
     direct = int(backends[0].rsplit(":", 1)[1])
-    samples = {peer: [] for peer in kind.peers}
+    samples = {peer: [] for peer in taking_part}
     if kind.steady:
         samples["direct"] = []
     machine = []
@@ -118,14 +126,14 @@ def measure(world, kind, rounds, seconds, progress, syscalls=True):
         machine[-1]["stolen_percent"] = round(100 * (stolen() - steal) / (time.monotonic() - before), 1)
     figures = {peer: summary(runs) for peer, runs in samples.items()}
     for peer, process in proxies.items():
-        if syscalls:
+        if not quick and kind.syscalls:
             progress(kind.name, f"system calls, {peer}")
             count = lambda port=process.port: kind.load(world, port, 1)["turns"]
             figures[peer]["system_calls"] = system_calls(process, count)
-    for peer in kind.peers:
+    for peer in taking_part:
         figures[peer]["evenkeel_ratio"] = ratio(samples, peer)
     if kind.steady:
-        for peer in kind.peers:
+        for peer in taking_part:
             for quantile in ("p50_ms", "p99_ms"):
                 added = figures[peer][quantile] - figures["direct"][quantile]
                 figures[peer]["added_" + quantile] = added

@@ -25,27 +25,30 @@ UPGRADE = (b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: 
 MESSAGE = b"\x82\x90abcd" + b"y" * 16
 
 
-def measure(world, count, certificate, progress):
+def measure(world, count, certificate, progress, quick):
     """Idle memory and bytes per idle session, for each kind and peer."""
     kinds = {}
+    # Time to come to rest.
+    rest = 0.5 if quick else 2
     for kind, peers in PEERS.items():
         backends = world.echo() if kind in ("tcp", "websocket") else world.endpoints()
         figures = {}
         for peer, mode in peers.items():
+            if quick and peer not in ("evenkeel", "haproxy"):
+                continue
             progress("memory", f"{count:,} idle {kind} sessions, {peer}")
             process = world.proxy(peer, mode, backends, certificate)
-            time.sleep(1)
+            time.sleep(rest)
             resident, own = process.memory()
             kernel = kernel_memory()
             sessions = [talk(kind, process.port, certificate) for _ in range(count)]
-            time.sleep(2)
+            time.sleep(rest)
             resident_full, own_full = process.memory()
             kernel_full = kernel_memory()
             for session in sessions:
                 session.close()
             del sessions
-            # Time to notice that nobody is there, and to give back.
-            time.sleep(3)
+            time.sleep(rest)
             resident_after, own_after = process.memory()
             figures[peer] = {
                 "idle_resident_kib": resident,

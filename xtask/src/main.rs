@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
     Step { name: "fmt", what: "cargo fmt --check", run: steps::fmt },
     Step { name: "arrows", what: "which crate may use which", run: arrows::check },
     Step { name: "links", what: "relative links of the documents", run: links::check },
+    Step { name: "figures", what: "measured figures in README and docs are those of the JSON", run: steps::figures },
     Step { name: "clippy", what: "clippy, warnings denied", run: steps::clippy },
     Step { name: "unit", what: "unit, property, fairness, churn, transcript tests", run: steps::unit },
     Step { name: "e2e", what: "real sockets, real clients and servers", run: steps::end_to_end },
@@ -76,7 +77,7 @@ fn usage() -> ExitCode {
     }
     eprintln!("cargo xtask generate           write the generated pages of docs/");
     eprintln!("cargo xtask record             record new instruction counts");
-    eprintln!("cargo xtask bench [--help]     compare with nginx and HAProxy on this machine");
+    eprintln!("cargo xtask bench [--help]     compare with nginx, HAProxy, nghttpx and Envoy on this machine");
     ExitCode::from(2)
 }
 

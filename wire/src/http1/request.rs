@@ -1,18 +1,17 @@
 //! A request head, from the client's bytes to ours.
 
 use super::body::has_token;
-use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
-use super::head::{Lines, alike, flaw, put_field, valid_host, valid_target};
+use super::grammar::{self, Field, RequestLine, Room, Stop};
+use super::head::{Connection, Flaw, Framing, FramingFields, Lines, MAX_FIELDS, Name};
+use super::head::{alike, put_field, valid_host};
 use crate::engine::source_key;
 use crate::session::{Affinity, Context, Forwarding, TurnLog};
 use crate::trace::{NewSpan, Trace, is_state};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::mem::MaybeUninit;
 use core::net::IpAddr;
 use evenkeel_core::hash::hash;
-use httparse::Header;
 
 /// What is remembered of a request while its turn lasts.
 #[derive(Debug)]
@@ -34,33 +33,39 @@ pub(super) struct Request {
     pub(super) log: Option<Box<TurnLog>>,
 }
 
-/// Reads a whole head and writes it for the endpoint: our framing of start line and fields, without
-/// those that concern only the client's connection, with those that say who asked.
-pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> Result<Request, Flaw> {
+/// Reads a head and writes it for the endpoint: our framing of start line and fields, without those that concern
+/// only the client's connection, with those that say who asked. Returns how long the head was, too.
+pub(super) fn forward(input: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> Result<(Request, usize), Stop> {
     let settings = context.settings;
-    let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let limit = settings.header_fields.min(MAX_FIELDS);
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(head, &mut room[..limit]) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Flaw::StartLine),
-        Err(httparse::Error::Version) if !names_a_version(head) => return Err(Flaw::StartLine),
-        Err(error) => return Err(flaw(error)),
+    let (RequestLine { method, target, minor }, begin) = grammar::request_line(input)?;
+    if target.len() > settings.uri_bytes {
+        return Err(Flaw::TargetTooLong.into());
     }
-    let (Some(method), Some(path), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(Flaw::StartLine);
-    };
-    let fields: &[Header<'_>] = parsed.headers;
-    if path.len() > settings.uri_bytes {
-        return Err(Flaw::TargetTooLong);
+    let mut room = Room::new();
+    let end = grammar::fields(input, begin, settings.header_fields.min(MAX_FIELDS), &mut room)?;
+    if end > settings.header_bytes {
+        return Err(Flaw::HeadTooLarge.into());
     }
-    let target = Target::parse(method, path)?;
+    let request = forward_parsed(&input[..end], (method, target, minor), room.fields(), out, context)?;
+    Ok((request, end))
+}
+
+fn forward_parsed(
+    head: &[u8],
+    (method, target, minor): (&[u8], &[u8], u8),
+    fields: &[Field<'_>],
+    out: &mut Vec<u8>,
+    context: &Context<'_>,
+) -> Result<Request, Flaw> {
+    let settings = context.settings;
+    let path = target;
+    let target = Target::parse(method, target)?;
 
     let mut connection = Connection::default();
     let mut framing = FramingFields::default();
     let (mut host, mut expect, mut upgrade, mut trailers) = (None, false, None, false);
     for field in fields {
-        match Name::of(field.name) {
+        match field.kind {
             Name::Host if host.is_some() || !valid_host(field.value) => return Err(Flaw::Host),
             Name::Host => host = Some(field.value),
             Name::ContentLength => framing.content_length(field.value)?,
@@ -83,12 +88,12 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     {
         return Err(Flaw::BodyTooLarge);
     }
-    if method == "TRACE" && framing != Framing::None {
+    if method == b"TRACE" && framing != Framing::None {
         return Err(Flaw::Trace);
     }
     // Nothing to wait for (RFC 9110, section 10.1.1): a server that waits all the same would for ever.
     expect &= framing != Framing::None;
-    let host = target.authority.map(str::as_bytes).or(host);
+    let host = target.authority.or(host);
     // A tunnel that begins behind a body is more trouble than any client needs; `h2c` would make
     // every later request invisible to us.
     let upgrade = upgrade.filter(|protocol| {
@@ -99,13 +104,13 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
 
     let begin = out.len();
     out.reserve(head.len() + 256);
-    out.extend_from_slice(method.as_bytes());
+    out.extend_from_slice(method);
     out.push(b' ');
-    if !target.path.starts_with(['/', '*']) {
+    if !matches!(target.path.first(), Some(b'/' | b'*')) {
         // `http://host` and `http://host?query` have an empty path.
         out.push(b'/');
     }
-    out.extend_from_slice(target.path.as_bytes());
+    out.extend_from_slice(target.path);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match host {
         Some(host) => out.extend_from_slice(host),
@@ -118,8 +123,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     let (mut via, mut forwarded) = (false, Seen::default());
     let mut lines = Lines::of(head);
     for field in fields {
-        let name = Name::of(field.name);
-        let pass = match name {
+        let pass = match field.kind {
             Name::Host | Name::Connection | Name::HopByHop | Name::Te | Name::Upgrade => false,
             // Framing is ours.
             Name::ContentLength | Name::TransferEncoding => false,
@@ -128,7 +132,7 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
                 via = true;
                 settings.via.is_none()
             }
-            Name::XForwardedFor | Name::XForwardedProto | Name::XForwardedHost | Name::Forwarded => {
+            name @ (Name::XForwardedFor | Name::XForwardedProto | Name::XForwardedHost | Name::Forwarded) => {
                 forwarded.note(name);
                 forwarding.passes(name)
             }
@@ -136,28 +140,28 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
             Name::Tracestate => traced.is_none_or(|traced| traced.state && !field.value.is_empty()),
             _ => true,
         };
-        let ours = settings.client_subject.as_ref().is_some_and(|ours| alike(field.name.as_bytes(), ours.as_bytes()));
-        if pass && !ours && !connection.names(field.name, name) {
-            lines.put(out, field.name, field.value);
+        let ours = settings.client_subject.as_ref().is_some_and(|ours| alike(field.name, ours.as_bytes()));
+        if pass && !ours && !connection.names(field) {
+            lines.put(out, field);
         }
     }
     lines.flush(out);
     if let (Some(name), Some(subject)) = (&settings.client_subject, &context.peer.subject) {
-        put_field(out, name, subject.as_bytes());
+        put_field(out, name.as_bytes(), subject.as_bytes());
     }
     if let Some(Traced { trace, .. }) = traced {
-        put_field(out, "traceparent", &trace.traceparent());
+        put_field(out, b"traceparent", &trace.traceparent());
     }
     match framing {
         Framing::Length(n) => put_length(out, n),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         // A method that usually has content must say that it has none (RFC 9110, section 8.6).
-        _ if matches!(method, "POST" | "PUT" | "PATCH") => put_length(out, 0),
+        _ if matches!(method, b"POST" | b"PUT" | b"PATCH") => put_length(out, 0),
         _ => {}
     }
     if let Some(protocol) = upgrade {
         out.extend_from_slice(b"Connection: upgrade\r\n");
-        put_field(out, "Upgrade", protocol);
+        put_field(out, b"Upgrade", protocol);
     } else if trailers {
         out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
     }
@@ -172,8 +176,9 @@ pub(super) fn forward(head: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> 
     debug_assert!(out.len() > begin);
 
     Ok(Request {
-        head: method == "HEAD",
-        idempotent: matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE") && upgrade.is_none(),
+        head: method == b"HEAD",
+        idempotent: matches!(method, b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE")
+            && upgrade.is_none(),
         minor,
         close: connection.close || (minor == 0 && !connection.keep_alive),
         upgrade: upgrade.map(Box::from),
@@ -194,50 +199,39 @@ struct Traced {
 }
 
 impl Traced {
-    fn of(fields: &[Header<'_>], span: &NewSpan) -> Self {
-        let named = |name| fields.iter().filter(move |field| Name::of(field.name) == name).map(|field| field.value);
+    fn of(fields: &[Field<'_>], span: &NewSpan) -> Self {
+        let named = |name| fields.iter().filter(move |field| field.kind == name).map(|field| field.value);
         let trace = Trace::of(named(Name::Traceparent), span);
         Self { trace, state: trace.parent_id.is_some() && is_state(named(Name::Tracestate)) }
     }
 }
 
-/// Does a start line end in a version of HTTP, if not one that is known here? (RFC 9112, section 2.3)
-fn names_a_version(head: &[u8]) -> bool {
-    let line = head.split(|&b| b == b'\r').next().unwrap_or_default();
-    let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
-    matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
-        && line.iter().filter(|&&b| b == b' ').count() == 2
-}
-
 /// A request target (RFC 9112, section 3.2), split as far as forwarding needs.
 struct Target<'a> {
     /// Of an absolute-form target; it replaces `Host`.
-    authority: Option<&'a str>,
-    path: &'a str,
+    authority: Option<&'a [u8]>,
+    path: &'a [u8],
 }
 
 impl<'a> Target<'a> {
-    fn parse(method: &str, target: &'a str) -> Result<Self, Flaw> {
-        if method == "CONNECT" {
+    fn parse(method: &[u8], target: &'a [u8]) -> Result<Self, Flaw> {
+        if method == b"CONNECT" {
             return Err(Flaw::Connect);
         }
-        if !valid_target(target.as_bytes()) {
-            return Err(Flaw::Target);
-        }
-        if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        if target.starts_with(b"/") || (target == b"*" && method == b"OPTIONS") {
             return Ok(Self { authority: None, path: target });
         }
-        let scheme = ["http://", "https://"]
+        let scheme = [&b"http://"[..], b"https://"]
             .into_iter()
             .find(|scheme| target.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme)))
             .ok_or(Flaw::Target)?;
         let rest = &target[scheme.len()..];
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (authority, path) = rest.split_at(rest.iter().position(|b| b"/?".contains(b)).unwrap_or(rest.len()));
         // User information in a target is obsolete and a way to mislead whoever reads it.
-        if authority.is_empty() || !valid_host(authority.as_bytes()) {
+        if authority.is_empty() || !valid_host(authority) {
             return Err(Flaw::Target);
         }
-        let path = if path.is_empty() && method == "OPTIONS" { "*" } else { path };
+        let path = if path.is_empty() && method == b"OPTIONS" { b"*" } else { path };
         Ok(Self { authority: Some(authority), path })
     }
 }
@@ -283,7 +277,7 @@ impl Forwarded {
         }
     }
 
-    fn put(self, out: &mut Vec<u8>, fields: &[Header<'_>], seen: Seen, host: &[u8], context: &Context<'_>) {
+    fn put(self, out: &mut Vec<u8>, fields: &[Field<'_>], seen: Seen, host: &[u8], context: &Context<'_>) {
         let proto: &[u8] = if context.peer.tls { b"https" } else { b"http" };
         if matches!(self.x, Forwarding::Append | Forwarding::Replace) {
             let append = self.x == Forwarding::Append;
@@ -292,7 +286,7 @@ impl Forwarded {
                 put_ip(out, client);
             });
             if !append || !seen.proto {
-                put_field(out, "X-Forwarded-Proto", proto);
+                put_field(out, b"X-Forwarded-Proto", proto);
             }
         }
         if matches!(self.standard, Forwarding::Append | Forwarding::Replace) {
@@ -324,14 +318,14 @@ impl Forwarded {
 fn put_list(
     out: &mut Vec<u8>,
     title: &str,
-    fields: &[Header<'_>],
+    fields: &[Field<'_>],
     name: Option<Name>,
     element: impl FnOnce(&mut Vec<u8>),
 ) {
     out.extend_from_slice(title.as_bytes());
     out.extend_from_slice(b": ");
     if let Some(name) = name {
-        for field in fields.iter().filter(|f| Name::of(f.name) == name && !f.value.is_empty()) {
+        for field in fields.iter().filter(|f| f.kind == name && !f.value.is_empty()) {
             out.extend_from_slice(field.value);
             out.extend_from_slice(b", ");
         }
@@ -377,13 +371,13 @@ pub(super) fn put_decimal(out: &mut Vec<u8>, mut n: u64) {
     }
 }
 
-fn affinity_key(fields: &[Header<'_>], context: &Context<'_>) -> Option<u64> {
+fn affinity_key(fields: &[Field<'_>], context: &Context<'_>) -> Option<u64> {
     let found = match &context.settings.affinity {
         Affinity::None => return None,
         Affinity::Source => None,
-        Affinity::Header(name) => fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value),
+        Affinity::Header(name) => fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes())).map(|f| f.value),
         Affinity::Cookie(name) => {
-            let cookies = fields.iter().filter(|f| Name::of(f.name) == Name::Cookie);
+            let cookies = fields.iter().filter(|f| f.kind == Name::Cookie);
             cookies.flat_map(|f| f.value.split(|&b| b == b';')).find_map(|pair| {
                 let (key, value) = pair.split_at(pair.iter().position(|&b| b == b'=')?);
                 (key.trim_ascii() == name.as_bytes()).then(|| value[1..].trim_ascii())
@@ -394,19 +388,19 @@ fn affinity_key(fields: &[Header<'_>], context: &Context<'_>) -> Option<u64> {
 }
 
 fn log(
-    (method, target, minor): (&str, &str, u8),
+    (method, target, minor): (&[u8], &[u8], u8),
     host: &[u8],
-    fields: &[Header<'_>],
+    fields: &[Field<'_>],
     trace: Option<Trace>,
 ) -> Box<TurnLog> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let field = |name: &str| {
-        let field = fields.iter().find(|f| f.name.eq_ignore_ascii_case(name));
+        let field = fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes()));
         field.map(|f| text(f.value)).unwrap_or_default()
     };
     Box::new(TurnLog {
-        method: method.into(),
-        target: target.into(),
+        method: text(method),
+        target: text(target),
         host: text(host),
         user_agent: field("user-agent"),
         version: if minor == 1 { "1.1" } else { "1.0" },

@@ -1,13 +1,12 @@
 //! A response head, from the endpoint's bytes to ours; and the responses that are ours alone.
 
 use super::body::{Encode, has_token};
-use super::head::{Connection, FieldRoom, Flaw, Framing, FramingFields, MAX_FIELDS, Name};
-use super::head::{Lines, flaw, put_field};
+use super::grammar::{self, Field, Room, StatusLine, Stop};
+use super::head::{Connection, Flaw, Framing, FramingFields, Lines, MAX_FIELDS, Name, put_field};
 use super::request::{Request, put_decimal, put_length};
 use crate::session::Settings;
 use alloc::vec::Vec;
 use core::fmt::Write;
-use core::mem::MaybeUninit;
 use evenkeel_core::end::End;
 
 /// What is remembered of a response.
@@ -24,51 +23,44 @@ pub(super) struct Response {
     pub(super) pins: bool,
 }
 
-/// Reads a whole head; `write` then writes it for the client.
+/// A head that was read; [`Parsed::put`] writes it for the client.
 pub(super) struct Parsed<'h, 'b> {
     pub(super) status: u16,
     head: &'b [u8],
     minor: u8,
-    reason: &'b str,
-    fields: &'h [httparse::Header<'b>],
+    reason: &'b [u8],
+    fields: &'h [Field<'b>],
     connection: Connection<'b>,
     framing: FramingFields,
     upgrade: Option<&'b [u8]>,
     pins: bool,
 }
 
-/// Parses a whole head and calls `then` with it (its fields live on the stack).
+/// Reads a head and calls `then` with it (its fields live on the stack); returns how long it was, too.
 pub(super) fn parse<R>(
-    head: &[u8],
+    input: &[u8],
     settings: &Settings,
     then: impl FnOnce(&Parsed<'_, '_>) -> Result<R, Flaw>,
-) -> Result<R, Flaw> {
-    let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let limit = settings.header_fields.min(MAX_FIELDS);
-    let mut response = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut response, head, &mut room[..limit]) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Flaw::StartLine),
-        Err(error) => return Err(flaw(error)),
-    }
-    let (Some(status), Some(minor)) = (response.code, response.version) else { return Err(Flaw::StartLine) };
-    if !(100..=599).contains(&status) {
-        return Err(Flaw::StartLine);
+) -> Result<(R, usize), Stop> {
+    let (StatusLine { minor, status, reason }, begin) = grammar::status_line(input)?;
+    let mut room = Room::new();
+    let end = grammar::fields(input, begin, settings.header_fields.min(MAX_FIELDS), &mut room)?;
+    if end > settings.header_bytes {
+        return Err(Flaw::HeadTooLarge.into());
     }
     let mut parsed = Parsed {
         status,
-        head,
+        head: &input[..end],
         minor,
-        reason: response.reason.unwrap_or_default(),
-        fields: response.headers,
+        reason,
+        fields: room.fields(),
         connection: Connection::default(),
         framing: FramingFields::default(),
         upgrade: None,
         pins: false,
     };
     for field in parsed.fields {
-        match Name::of(field.name) {
+        match field.kind {
             Name::ContentLength => parsed.framing.content_length(field.value)?,
             Name::TransferEncoding => parsed.framing.transfer_encoding(field.value, minor)?,
             Name::Connection => parsed.connection.add(field.value)?,
@@ -80,7 +72,7 @@ pub(super) fn parse<R>(
             _ => {}
         }
     }
-    then(&parsed)
+    Ok((then(&parsed)?, end))
 }
 
 impl Parsed<'_, '_> {
@@ -123,13 +115,12 @@ impl Parsed<'_, '_> {
         out.extend_from_slice(b"HTTP/1.1 ");
         put_decimal(out, u64::from(self.status));
         out.push(b' ');
-        out.extend_from_slice(self.reason.as_bytes());
+        out.extend_from_slice(self.reason);
         out.extend_from_slice(b"\r\n");
         let mut lines = Lines::of(self.head);
         for field in self.fields {
-            let name = Name::of(field.name);
             let drop = matches!(
-                name,
+                field.kind,
                 Name::Connection
                     | Name::HopByHop
                     | Name::Te
@@ -137,8 +128,8 @@ impl Parsed<'_, '_> {
                     | Name::ContentLength
                     | Name::TransferEncoding
             );
-            if !drop && !self.connection.names(field.name, name) {
-                lines.put(out, field.name, field.value);
+            if !drop && !self.connection.names(field) {
+                lines.put(out, field);
             }
         }
         lines.flush(out);
@@ -150,7 +141,7 @@ impl Parsed<'_, '_> {
         match response {
             None if self.status == 101 => {
                 out.extend_from_slice(b"Connection: upgrade\r\n");
-                put_field(out, "Upgrade", self.upgrade.unwrap_or_default());
+                put_field(out, b"Upgrade", self.upgrade.unwrap_or_default());
             }
             None => {}
             Some(response) => {
