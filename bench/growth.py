@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 import loads
@@ -72,22 +73,47 @@ def picks():
 
 
 def changes(world, count, times, progress):
-    """A file of 10,000 endpoints of which one changes: CPU for it, and how soon it is picked from."""
-    backends = [f"127.{20 + n // 60_000}.{n // 250 % 240}.{n % 250 + 1}:9" for n in range(count)]
-    process = world.proxy("evenkeel", "http", backends)
-    seen = lambda: urllib.request.urlopen(f"http://127.0.0.1:{process.admin}/metrics").read().decode()
+    """A file of 10,000 endpoints: the CPU that it takes when one of them changes, and how soon after it was written
+    requests go to other ones, if all do."""
+    live, lost = world.endpoints(1, count), [f"127.{90 + n // 60_000}.{n // 250 % 240}.{n % 250 + 1}:9" for n in range(count)]
+    process = world.proxy("evenkeel", "http", live)
+
+    def write(addresses):
+        new = process.home / "endpoints.new"
+        new.write_text("".join(f"- {address}\n" for address in addresses))
+        new.rename(process.home / "endpoints.yaml")
+
     time.sleep(2)
     cpu, took = [], []
     for number in range(times):
         progress("changes", f"change {number + 1} of {times}")
-        name = f"127.90.0.{number + 1}:9"
-        lines = [f"- {address}\n" for address in [*backends, name]]
         before = sum(process.cpu())
-        written = process.home / "endpoints.new"
-        written.write_text("".join(lines))
-        written.rename(process.home / "endpoints.yaml")
+        write([*live, lost[number]])
         time.sleep(1)
         cpu.append(sum(process.cpu()) - before)
-        assert name in seen(), "the change was not noticed"
+    for number in range(times):
+        progress("changes", f"all of them, {number + 1} of {times}")
+        write(lost)
+        until(process.port, 503)
+        time.sleep(1)
+        write(live)
+        began = time.monotonic()
+        until(process.port, 200)
+        took.append(time.monotonic() - began)
     world.stop_all()
-    return {"endpoints": count, "file_cpu_ms": statistics.median(cpu) * 1000}
+    return {"endpoints": count, "file_cpu_ms": statistics.median(cpu) * 1000,
+            "all_visible_ms": statistics.median(took) * 1000}
+
+
+def until(port, status):
+    """Asks until an answer has this status (or another one that nobody answered: no endpoint can be reached)."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).status
+        except urllib.error.HTTPError as error:
+            answer = error.code
+        if (answer >= 500) == (status >= 500):
+            return
+        time.sleep(0.002)
+    raise RuntimeError(f"no answer with status {status}")
