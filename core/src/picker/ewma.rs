@@ -4,6 +4,7 @@
 //! v·e^(−(now−t)/τ)·(p+1). Multiplied by e^(now/τ), which all endpoints share, and taken to
 //! logarithms, that is (ln v + t/τ) + ln(p + 1). The bracket is one word, written when a turn ends.
 
+use super::logarithm::{decayed, exp, ln, ln_1p, series_ln};
 use crate::endpoint::Load;
 use crate::time::{Duration, Instant};
 use core::sync::atomic::Ordering::Relaxed;
@@ -33,19 +34,7 @@ const fn ln_table() -> [u64; 256] {
     let mut table = [0; 256];
     let mut p = 1;
     while p < 256 {
-        // ln x = 2·artanh((x−1)/(x+1)) for x in 1 … 2, and ln 2 for every halving.
-        let (mut x, mut halvings) = ((p + 1) as f64, 0.0);
-        while x > 2.0 {
-            x /= 2.0;
-            halvings += 1.0;
-        }
-        let (y, mut power, mut sum, mut k) = ((x - 1.0) / (x + 1.0), (x - 1.0) / (x + 1.0), 0.0, 1.0);
-        while k < 60.0 {
-            sum += power / k;
-            power *= y * y;
-            k += 2.0;
-        }
-        table[p] = ((2.0 * sum + halvings * core::f64::consts::LN_2) * ONE) as u64;
+        table[p] = (series_ln((p + 1) as f64) * ONE) as u64;
         p += 1;
     }
     table
@@ -56,10 +45,10 @@ fn tau(now: Instant) -> f64 {
 }
 
 fn word(micros: f64, now: Instant) -> u64 {
-    ((libm::log(micros.max(FLOOR_MICROS)) + tau(now)) * ONE) as u64
+    ((ln(micros) + tau(now)) * ONE) as u64
 }
 
-/// `word(FLOOR_MICROS, now)`.
+/// `word(FLOOR_MICROS, now)`, the least that is stored.
 fn floor(now: Instant) -> u64 {
     /// ln 5000.
     const LN_FLOOR: f64 = 4.0 * core::f64::consts::LN_10 - core::f64::consts::LN_2;
@@ -80,7 +69,7 @@ pub(crate) fn better(a: &Load, b: &Load) -> bool {
     if word_a.abs_diff(word_b) <= BAND {
         busy_a < busy_b
     } else {
-        word_a.saturating_add(ln(busy_a)) < word_b.saturating_add(ln(busy_b))
+        word_a.saturating_add(ln_busy(busy_a)) < word_b.saturating_add(ln_busy(busy_b))
     }
 }
 
@@ -89,34 +78,49 @@ fn in_flight(load: &Load) -> u32 {
 }
 
 /// `ln(p + 1)` in fixed point.
-fn ln(in_flight: u32) -> u64 {
+fn ln_busy(in_flight: u32) -> u64 {
     match LN.get(in_flight as usize) {
         Some(&ln) => ln,
-        None => (libm::log(f64::from(in_flight) + 1.0) * ONE) as u64,
+        None => (ln(f64::from(in_flight) + 1.0) * ONE) as u64,
     }
 }
 
 /// Sets what is assumed of an endpoint of which nothing is known.
 pub(crate) fn assume(load: &Load, latency: Duration, now: Instant) {
-    load.score.store(word(latency.as_micros() as f64, now), Relaxed);
+    load.score.store(word(whole_micros(latency), now).max(floor(now)), Relaxed);
+}
+
+/// The least that counts is a microsecond.
+fn whole_micros(latency: Duration) -> f64 {
+    // 128 bits would be converted by a call.
+    (latency.as_micros() as u64).max(1) as f64
 }
 
 /// A turn was answered after `latency`.
+#[inline]
 pub(crate) fn observe(load: &Load, latency: Duration, last: Instant, now: Instant) {
-    let sample = latency.as_micros().max(1) as f64;
+    let sample = whole_micros(latency);
     let old = load.score.load(Relaxed);
     let floor = floor(now);
-    if sample <= FLOOR_MICROS && old <= floor {
-        // A fast endpoint stays one: the usual case, and the same result without exp and ln.
-        let _raced = load.score.compare_exchange(old, floor, Relaxed, Relaxed);
-        return;
-    }
-    let decayed = micros(old, now);
-    let keep = libm::exp(-(now.since(last).as_nanos() as f64) / (TAU_SECONDS * 1e9));
-    // Peak-sensitive: up at once, down slowly.
-    let v = sample.max(decayed * keep + sample * (1.0 - keep));
+    // A fast endpoint stays one: the usual case, and the same result without any logarithm.
+    let new = if sample <= FLOOR_MICROS && old <= floor { floor } else { average(old, sample, last, now).max(floor) };
     // Who loses the race wrote something as true.
-    let _raced = load.score.compare_exchange(old, word(v, now), Relaxed, Relaxed);
+    let _raced = load.score.compare_exchange(old, new, Relaxed, Relaxed);
+}
+
+/// Peak-sensitive, up at once and down slowly: max(r, v·a + r·(1−a)), where a = e^(−Δ/τ) since the last sample.
+///
+/// The word loses its part of v by itself, so v·a is what it stands for now, and what r adds to its logarithm is
+/// ln(1 + r·(1−a)/(v·a)). Errors of the functions make that a millionth larger or smaller, which is a millionth of
+/// τ: they cannot add up, however many samples there are.
+fn average(old: u64, sample: f64, last: Instant, now: Instant) -> u64 {
+    let peak = word(sample, now);
+    let since = tau(Instant::from_nanos(now.as_nanos().saturating_sub(last.as_nanos())));
+    if old.saturating_add((since * ONE) as u64) <= peak {
+        return peak;
+    }
+    let ratio = exp(peak.wrapping_sub(old) as i64 as f64 / ONE);
+    peak.max(old.saturating_add((ln_1p(ratio * decayed(since)) * ONE + 0.5) as u64))
 }
 
 /// A turn failed after `took`.
@@ -127,7 +131,7 @@ pub(crate) fn penalise(load: &Load, took: Duration, leave_alone: Option<Duration
 
 /// A turn was given up by its client after `took`: it would have taken at least that long.
 pub(crate) fn cancel(load: &Load, took: Duration, last: Instant, now: Instant) {
-    if took.as_micros() as f64 > micros(load.score.load(Relaxed), now) {
+    if word(whole_micros(took), now) > load.score.load(Relaxed) {
         observe(load, took, last, now);
     }
 }
@@ -135,9 +139,9 @@ pub(crate) fn cancel(load: &Load, took: Duration, last: Instant, now: Instant) {
 /// An endpoint with work in flight that has not answered since `silent_since`.
 pub(crate) fn suspect_hung(load: &Load, silent_since: Instant, now: Instant) {
     let old = load.score.load(Relaxed);
-    let silent = now.since(silent_since).as_micros() as f64;
-    if silent > micros(old, now) {
-        let _raced = load.score.compare_exchange(old, word(silent, now), Relaxed, Relaxed);
+    let silent = word(whole_micros(now.since(silent_since)), now);
+    if silent > old {
+        let _raced = load.score.compare_exchange(old, silent.max(floor(now)), Relaxed, Relaxed);
     }
 }
 
@@ -171,6 +175,26 @@ mod tests {
         assert!(!better(&other, &load) && !better(&load, &other));
         load.turns.store(1, Relaxed);
         assert!(better(&other, &load));
+    }
+
+    #[test]
+    fn the_average_is_the_formula_however_often_it_is_asked() {
+        for (latency, every, times) in [(8_000, 100, 100_000), (40_000, 7_000, 3_000), (6_000, 2_500_000, 20)] {
+            let load = Load::default();
+            assume(&load, Duration::from_secs(2), at(0));
+            let (mut v, mut now) = (2_000_000.0f64, at(0));
+            for i in 0..times {
+                let last = now;
+                now += Duration::from_micros(every);
+                // Now and then one that is slower.
+                let r = latency * if i % 1_000 == 999 { 2 } else { 1 };
+                observe(&load, Duration::from_micros(r), last, now);
+                let a = libm::exp(-(every as f64) / (TAU_SECONDS * 1e6));
+                v = (r as f64).max(v * a + r as f64 * (1.0 - a));
+                let error = micros(load.score.load(Relaxed), now) / v - 1.0;
+                assert!(error.abs() < 1e-4, "{latency} after {i}: {error}");
+            }
+        }
     }
 
     #[test]

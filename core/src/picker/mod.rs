@@ -2,6 +2,7 @@
 
 mod alias;
 pub(crate) mod ewma;
+mod logarithm;
 pub(crate) mod maglev;
 mod ring;
 mod stride;
