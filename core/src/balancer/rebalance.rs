@@ -137,7 +137,8 @@ pub(super) struct Rebalancer {
     away: VecDeque<(Instant, u32)>,
     /// When sessions moved lately, oldest first.
     moved: VecDeque<Instant>,
-    seen_opened: BTreeMap<EndpointId, u32>,
+    /// In order of identity: how many sessions each had opened at the last look.
+    seen_opened: Vec<(EndpointId, u32)>,
     /// Of the last clients that had the time to come back: those that did not, and all.
     lost: (u32, u32),
     paused_until: Option<Instant>,
@@ -174,7 +175,7 @@ impl Rebalancer {
             wishes: Vec::new(),
             away: VecDeque::new(),
             moved: VecDeque::new(),
-            seen_opened: BTreeMap::new(),
+            seen_opened: Vec::new(),
             lost: (0, 0),
             paused_until: None,
             moves: 0,
@@ -249,11 +250,13 @@ impl Rebalancer {
 
     /// Sessions opened since the last look are clients that are back. True: too many are not.
     fn note_returns(&mut self, members: &BTreeMap<EndpointId, Member>, now: Instant) -> bool {
-        self.seen_opened.retain(|id, _| members.contains_key(id));
+        let mut before = core::mem::take(&mut self.seen_opened).into_iter().peekable();
         let mut opened: u32 = 0;
         for (&id, member) in members {
             let total = member.endpoint.load.opened.load(Relaxed);
-            let seen = self.seen_opened.insert(id, total).unwrap_or(total);
+            while before.next_if(|&(known, _)| known < id).is_some() {}
+            let seen = before.next_if(|&(known, _)| known == id).map_or(total, |(_, seen)| seen);
+            self.seen_opened.push((id, total));
             opened = opened.saturating_add(total.wrapping_sub(seen));
         }
         while let Some((_, n)) = self.away.front_mut() {
