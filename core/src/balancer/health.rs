@@ -101,13 +101,11 @@ pub(super) struct Health {
     activity: u64,
     window_began: Instant,
     at_window: BTreeMap<EndpointId, (u64, u64)>,
-    /// The set that the present hash table was made for.
-    pub(super) table_key: Vec<(EndpointId, u64)>,
 }
 
 impl Health {
     pub(super) fn new(now: Instant) -> Self {
-        Self { activity: 0, window_began: now, at_window: BTreeMap::new(), table_key: Vec::new() }
+        Self { activity: 0, window_began: now, at_window: BTreeMap::new() }
     }
 
     /// Did anything happen since the last reading, or is anything happening?

@@ -2,12 +2,10 @@
 
 use super::health::Ejection;
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec, Readiness};
-use crate::picker::ewma;
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering::Relaxed;
 
 /// The share of its weight with which a new endpoint begins.
 const FLOOR: f64 = 0.1;
@@ -47,8 +45,11 @@ impl Member {
         }
     }
 
-    /// Discovery says something else of it.
-    pub(super) fn update(&mut self, spec: &EndpointSpec, now: Instant) {
+    /// Discovery says this of it; false: nothing new.
+    pub(super) fn update(&mut self, spec: &EndpointSpec, now: Instant) -> bool {
+        if *spec == self.spec {
+            return false;
+        }
         let serves = |spec: &EndpointSpec| spec.readiness == Readiness::Ready && spec.weight > 0.0;
         if serves(spec) && !serves(&self.spec) {
             self.starts(now);
@@ -58,6 +59,7 @@ impl Member {
             self.told_since = now;
         }
         self.spec = spec.clone();
+        true
     }
 
     /// It begins to serve (again): slowly.
@@ -94,12 +96,5 @@ impl Member {
             }
             _ => 1.0,
         }
-    }
-
-    /// Its latency, if it ever answered.
-    pub(super) fn latency(&self, now: Instant) -> Option<Duration> {
-        let load = &self.endpoint.load;
-        let known = load.completions.load(Relaxed) > 0;
-        known.then(|| Duration::from_micros(ewma::micros(load.score.load(Relaxed), now) as u64))
     }
 }

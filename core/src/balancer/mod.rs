@@ -7,12 +7,16 @@ mod explain;
 mod health;
 mod member;
 mod rebalance;
+mod said;
 
 use self::health::Health;
 use self::member::Member;
 use self::rebalance::{Rebalancer, Turnout};
+use self::said::Said;
+use crate::address::Address;
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec, Readiness};
 use crate::picker::maglev::{Builder, Table};
+use crate::picker::ring::Ring;
 use crate::picker::{Entry, Picker, Recipe, ewma};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
@@ -289,7 +293,7 @@ pub struct Balancer {
     config: Config,
     proxy: u64,
     rng: Rng,
-    sources: BTreeMap<u64, Vec<EndpointSpec>>,
+    sources: BTreeMap<u64, Said>,
     members: BTreeMap<EndpointId, Member>,
     /// What an operator drains, and since when.
     drained: BTreeMap<EndpointId, Instant>,
@@ -306,7 +310,10 @@ pub struct Balancer {
     health: Health,
     tick_at: Instant,
     ramp_at: Option<Instant>,
-    table: Option<Arc<Table>>,
+    /// When the first ejection ends, or earlier.
+    ejection_at: Option<Instant>,
+    ring: Arc<Ring>,
+    table: Arc<Table>,
     building: Option<Builder>,
 }
 
@@ -340,7 +347,9 @@ impl Balancer {
             health: Health::new(now),
             tick_at: now + TICK,
             ramp_at: None,
-            table: None,
+            ejection_at: None,
+            ring: Arc::default(),
+            table: Arc::default(),
             building: None,
         }
     }
@@ -349,22 +358,18 @@ impl Balancer {
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Endpoints { source, endpoints } => {
-                if self.sources.get(&source) == Some(&endpoints) && self.published {
+                let concerned = self.sources.entry(source).or_default().becomes(endpoints);
+                if !self.merge(concerned, now) && self.published {
                     return;
                 }
-                self.sources.insert(source, endpoints);
-                self.merge(now);
             }
             Input::SourceGone { source } => {
-                if self.sources.remove(&source).is_none() {
+                let Some(said) = self.sources.remove(&source) else { return };
+                if !self.merge(said.into_ids(), now) && self.published {
                     return;
                 }
-                self.merge(now);
             }
-            Input::Configure(config) => {
-                self.config = config;
-                (self.table, self.building) = (None, None);
-            }
+            Input::Configure(config) => self.config = config,
             Input::Checked { endpoint, healthy, detail } => {
                 let Some(member) = self.members.get_mut(&endpoint) else { return };
                 let before = member.checked.replace(healthy);
@@ -394,7 +399,8 @@ impl Balancer {
                     member.starts(now);
                     self.outputs.push_back(Output::Fact(Fact::Readmitted(endpoint)));
                 } else {
-                    self.eject_again(endpoint, now);
+                    // Out again, for longer.
+                    self.throw_out(endpoint, Grounds::Probe, now);
                 }
             }
             Input::Drain(endpoint, drains) => {
@@ -413,34 +419,46 @@ impl Balancer {
         self.publish(now);
     }
 
-    /// One set from all sources: where they overlap, the best readiness wins (an endpoint that moves
-    /// from one slice to another is in both, or briefly in neither).
-    fn merge(&mut self, now: Instant) {
+    /// One set from all sources, of which something changed for the endpoints `concerned`: where sources overlap,
+    /// the best readiness wins (an endpoint that moves from one slice to another is in both, or briefly in
+    /// neither). False: all is as it was.
+    fn merge(&mut self, concerned: Vec<EndpointId>, now: Instant) -> bool {
+        let mut best: BTreeMap<EndpointId, Option<&EndpointSpec>> =
+            concerned.into_iter().map(|id| (id, None)).collect();
+        if best.is_empty() {
+            return false;
+        }
         let sources = core::mem::take(&mut self.sources);
-        let mut specs: BTreeMap<EndpointId, &EndpointSpec> = BTreeMap::new();
-        for spec in sources.values().flatten() {
-            let best = specs.entry(spec.id()).or_insert(spec);
-            if spec.readiness > best.readiness {
-                *best = spec;
+        for (id, spec) in sources.values().flat_map(Said::specs) {
+            if let Some(best) = best.get_mut(&id)
+                && best.is_none_or(|best| spec.readiness > best.readiness)
+            {
+                *best = Some(spec);
             }
         }
-        let before = core::mem::take(&mut self.members);
-        let latencies: Vec<Duration> = before.values().filter_map(|m| m.latency(now)).collect();
-        for (id, member) in before {
-            // An address that now belongs to another Pod is another endpoint, whatever its name.
-            if specs.get(&id).is_some_and(|spec| spec.address == member.spec.address) {
-                self.members.insert(id, member);
-            } else {
+        let (mut changed, mut left, mut came) = (false, Vec::new(), Vec::new());
+        for (id, spec) in best {
+            match (self.members.get_mut(&id), spec) {
+                // An address that now belongs to another Pod is another endpoint, whatever its name.
+                (Some(member), Some(spec)) if spec.address == member.spec.address => {
+                    changed |= member.update(spec, now);
+                }
+                (known, spec) => {
+                    left.extend(known.map(|_| id));
+                    came.extend(spec.map(|spec| (id, spec)));
+                }
+            }
+        }
+        changed |= !left.is_empty() || !came.is_empty();
+        let assumed = if came.is_empty() { ewma::UNKNOWN } else { self.median_latency(now) };
+        for id in left {
+            if let Some(member) = self.members.remove(&id) {
                 self.departs(id, member);
             }
         }
-        for (id, spec) in specs {
-            if let Some(member) = self.members.get_mut(&id) {
-                member.update(spec, now);
-                continue;
-            }
-            let member = Member::new(spec, self.comes_back(spec), self.begun, now);
-            ewma::assume(&member.endpoint.load, median(&latencies).unwrap_or(ewma::UNKNOWN), now);
+        for (id, spec) in came {
+            let member = Member::new(spec, self.comes_back(id, &spec.address), self.begun, now);
+            ewma::assume(&member.endpoint.load, assumed, now);
             self.outputs.push_back(Output::Fact(Fact::Added(id)));
             if spec.readiness == Readiness::Ready {
                 self.outputs.push_back(Output::Warm(member.endpoint.clone()));
@@ -449,10 +467,24 @@ impl Balancer {
         }
         self.sources = sources;
         self.departed.retain(|d| d.endpoint.strong_count() > 0);
-        self.rebalancer.note_change();
         self.begun |= !self.members.is_empty();
-        // A name that moved to another address must not be found under the old one.
-        self.building = None;
+        if changed {
+            self.rebalancer.note_change();
+        }
+        changed
+    }
+
+    /// The median latency of those that ever answered.
+    fn median_latency(&self, now: Instant) -> Duration {
+        let loads = self.members.values().map(|m| &m.endpoint.load);
+        let mut scores: Vec<u64> =
+            loads.filter(|l| l.completions.load(Relaxed) > 0).map(|l| l.score.load(Relaxed)).collect();
+        if scores.is_empty() {
+            return ewma::UNKNOWN;
+        }
+        let half = scores.len() / 2;
+        let (_, &mut median, _) = scores.select_nth_unstable(half);
+        Duration::from_micros(ewma::micros(median, now) as u64)
     }
 
     /// Discovery does not know it any more.
@@ -464,9 +496,8 @@ impl Balancer {
     }
 
     /// The endpoint as it was when it left, if its sessions are still there, and whether they were told to go.
-    fn comes_back(&mut self, spec: &EndpointSpec) -> Option<(Arc<Endpoint>, bool)> {
-        let id = spec.id();
-        let is_it = |d: &Departed| d.endpoint.upgrade().is_some_and(|e| e.id == id && e.address == spec.address);
+    fn comes_back(&mut self, id: EndpointId, address: &Address) -> Option<(Arc<Endpoint>, bool)> {
+        let is_it = |d: &Departed| d.endpoint.upgrade().is_some_and(|e| e.id == id && e.address == *address);
         let departed = self.departed.swap_remove(self.departed.iter().position(is_it)?);
         Some((departed.endpoint.upgrade()?, departed.told))
     }
@@ -476,22 +507,18 @@ impl Balancer {
         let candidates = self.members.values().filter(|m| m.is_candidate(&self.drained)).count();
         let allowed = ((candidates as f64 * self.config.outlier.max_ejected) as usize).max(1);
         let ejected = self.members.values().filter(|m| m.ejection.is_out()).count();
-        let Some(member) = self.members.get_mut(&id) else { return false };
-        if member.ejection.is_out() || ejected >= allowed {
+        if ejected >= allowed || self.members.get(&id).is_none_or(|m| m.ejection.is_out()) {
             return false;
         }
-        let duration = member.ejection.begin(&self.config.outlier, grounds, &mut self.rng, now);
-        member.endpoint.load.streak.store(0, Relaxed);
-        self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, grounds }));
+        self.throw_out(id, grounds, now);
         true
     }
 
-    /// The probe failed: out again, for longer.
-    fn eject_again(&mut self, id: EndpointId, now: Instant) {
+    fn throw_out(&mut self, id: EndpointId, grounds: Grounds, now: Instant) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        let grounds = Grounds::Probe;
         let duration = member.ejection.begin(&self.config.outlier, grounds, &mut self.rng, now);
         member.endpoint.load.streak.store(0, Relaxed);
+        self.ejection_at = Some(self.ejection_at.map_or(now + duration, |at| at.min(now + duration)));
         self.outputs.push_back(Output::Fact(Fact::Ejected { endpoint: id, duration, grounds }));
     }
 
@@ -514,8 +541,7 @@ impl Balancer {
             return None;
         }
         let ramp = self.ramp_at.map(|at| (at, Reason::SlowStart));
-        let ejections = self.members.values().filter_map(|m| m.ejection.until()).min();
-        let ejection = ejections.map(|at| (at, Reason::Ejection));
+        let ejection = self.ejection_at.map(|at| (at, Reason::Ejection));
         let rebalance = self.rebalancer.wakes_at().map(|at| (at, Reason::Rebalance));
         [Some((self.tick_at, Reason::Tick)), ramp, ejection, rebalance].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
@@ -529,8 +555,11 @@ impl Balancer {
         if self.ramp_at.is_some_and(|at| now >= at) {
             changed = true;
         }
-        for member in self.members.values_mut() {
-            changed |= member.ejection.pass(now);
+        if self.ejection_at.is_some_and(|at| now >= at) {
+            for member in self.members.values_mut() {
+                changed |= member.ejection.pass(now);
+            }
+            self.ejection_at = self.members.values().filter_map(|m| m.ejection.until()).min();
         }
         if changed {
             self.publish(now);
@@ -609,7 +638,7 @@ impl Balancer {
     fn build_table(&mut self) -> bool {
         let Some(builder) = &mut self.building else { return false };
         let Some(table) = builder.advance(MAGLEV_STEPS) else { return false };
-        (self.table, self.building) = (Some(Arc::new(table)), None);
+        (self.table, self.building) = (Arc::new(table), None);
         true
     }
 
@@ -629,81 +658,116 @@ impl Balancer {
             self.outputs.push_back(Output::Fact(Fact::Panic(choice.panic)));
         }
         self.ramp_at = choice.ramping.then(|| now + (self.config.slow_start / RAMP_STEPS).max(TICK));
-        let hashes = self.config.turn_policy == Policy::Maglev || self.config.session_policy == Policy::Maglev;
-        if hashes {
-            self.renew_table(&choice.entries);
-        }
+        self.renew_ring(&choice.entries);
+        self.renew_table(&choice.entries);
         self.chosen = choice;
-        let members = self.members.values();
-        let ready = members.filter(|m| m.is_candidate(&self.drained)).map(|m| m.endpoint.clone()).collect();
-        let probes = self.members.values().filter(|m| m.ejection.on_probation() && m.is_candidate(&self.drained));
+        let candidates = || self.members.values().filter(|m| m.is_candidate(&self.drained));
+        let probes = candidates().filter(|m| m.ejection.on_probation() && m.checked != Some(false));
         Recipe {
-            probes: probes.filter(|m| m.checked != Some(false)).map(|m| m.endpoint.clone()).collect(),
+            probes: probes.map(|m| m.endpoint.clone()).collect(),
+            ready: match self.uses(Policy::Random) {
+                true => candidates().map(|m| m.endpoint.clone()).collect(),
+                false => Vec::new(),
+            },
             entries: self.chosen.entries.clone(),
-            ready,
             known: self.members.len(),
             turn_policy: self.config.turn_policy,
             session_policy: self.config.session_policy,
             streak_limit: self.config.outlier.consecutive.unwrap_or(u32::MAX).max(1),
+            ring: self.ring.clone(),
             maglev: self.table.clone(),
             proxy: self.proxy,
         }
     }
 
-    /// Begins a new table if the set is not the one of the present table. The first is built at once,
-    /// for there is none to serve meanwhile.
-    fn renew_table(&mut self, entries: &[Entry]) {
-        let mut key: Vec<(EndpointId, u64)> = entries.iter().map(|e| (e.endpoint.id, e.weight.to_bits())).collect();
-        key.sort_unstable();
-        if self.health.table_key == key {
-            return;
+    fn uses(&self, policy: Policy) -> bool {
+        self.config.turn_policy == policy || self.config.session_policy == policy
+    }
+
+    /// Makes the ring that of these entries; what changed of them is what it costs, and a copy.
+    fn renew_ring(&mut self, entries: &[Entry]) {
+        if !self.uses(Policy::RingHash) {
+            self.ring = Arc::default();
+        } else if !self.ring.fits(entries) {
+            self.ring = Arc::new(Ring::new(entries, &self.ring));
         }
-        self.health.table_key = key;
-        let mut builder = Builder::new(entries);
-        if self.table.is_none() {
-            self.table = builder.advance(usize::MAX).map(Arc::new);
-        } else {
-            self.building = Some(builder);
+    }
+
+    /// Begins a new table if there is none of these entries, finished or begun. The first is built at once, for
+    /// there is none to serve meanwhile.
+    fn renew_table(&mut self, entries: &[Entry]) {
+        if !self.uses(Policy::Maglev) {
+            (self.table, self.building) = (Arc::default(), None);
+        } else if self.table.fits(entries) {
+            self.building = None;
+        } else if self.building.as_ref().is_none_or(|builder| !builder.fits(entries)) {
+            let mut builder = Builder::new(entries);
+            match self.table.is_empty() {
+                true => self.table = builder.advance(usize::MAX).map(Arc::new).unwrap_or_default(),
+                false => self.building = Some(builder),
+            }
         }
     }
 
     /// Who may be picked, and with what weight.
     fn choose(&self, now: Instant) -> Choice {
-        let candidates: Vec<&Member> = self.members.values().filter(|m| m.is_candidate(&self.drained)).collect();
-        let fit: Vec<&Member> = candidates.iter().copied().filter(|m| m.is_fit()).collect();
-        let panic = (fit.len() as f64) < candidates.len() as f64 * self.config.panic_threshold;
-        let mut chosen = if panic { candidates } else { fit };
+        // Members are large, and far apart in memory: each is looked at once.
+        let window = self.config.slow_start;
+        let eligible = |m: &'_ &Member| m.is_candidate(&self.drained);
+        let candidates: Vec<Candidate<'_>> =
+            self.members.values().filter(eligible).map(|m| Candidate::new(m, window, now)).collect();
+        let fit = candidates.iter().filter(|c| c.fit).count();
+        let panic = (fit as f64) < candidates.len() as f64 * self.config.panic_threshold;
+        let mut chosen = candidates;
+        if !panic {
+            chosen.retain(|c| c.fit);
+        }
         if chosen.is_empty() {
             // Leaving endpoints still serve, and are better than an error.
             let leaving = |m: &&Member| m.spec.readiness == Readiness::Terminating;
-            chosen = self.members.values().filter(leaving).collect();
+            chosen = self.members.values().filter(leaving).map(|m| Candidate::new(m, window, now)).collect();
         }
-        let window = self.config.slow_start;
-        let total: f64 = chosen.iter().map(|m| m.weight()).sum();
-        let fresh: f64 = chosen.iter().filter(|m| m.progress(window, now) < 1.0).map(|m| m.weight()).sum();
+        let total: f64 = chosen.iter().map(|c| c.weight).sum();
+        let fresh: f64 = chosen.iter().filter(|c| c.progress < 1.0).map(|c| c.weight).sum();
         // When most of the capacity is new, there is nobody to spare it.
         let ramps = fresh > 0.0 && fresh * 2.0 <= total;
-        let entries = chosen
-            .iter()
-            .map(|m| {
-                let factor = if ramps { m.progress(window, now) } else { 1.0 };
-                Entry { endpoint: m.endpoint.clone(), weight: m.weight(), effective: m.weight() * factor }
-            })
-            .collect();
-        Choice { entries, panic, ramping: ramps }
+        let entry = |c: &Candidate<'_>| Entry {
+            endpoint: c.endpoint.clone(),
+            id: c.id,
+            weight: c.weight,
+            effective: c.weight * if ramps { c.progress } else { 1.0 },
+        };
+        Choice { entries: chosen.iter().map(entry).collect(), panic, ramping: ramps }
+    }
+}
+
+/// A member that may be chosen.
+struct Candidate<'a> {
+    endpoint: &'a Arc<Endpoint>,
+    id: EndpointId,
+    weight: f64,
+    /// How far slow start has come.
+    progress: f64,
+    fit: bool,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(member: &'a Member, window: Duration, now: Instant) -> Self {
+        Self {
+            endpoint: &member.endpoint,
+            id: member.endpoint.id,
+            weight: member.weight(),
+            progress: member.progress(window, now),
+            fit: member.is_fit(),
+        }
     }
 }
 
 /// The outcome of [`Balancer::choose`].
 #[derive(Debug, Default)]
 struct Choice {
-    entries: Vec<Entry>,
+    /// In order of identity.
+    entries: Arc<[Entry]>,
     panic: bool,
     ramping: bool,
-}
-
-fn median(values: &[Duration]) -> Option<Duration> {
-    let mut values = values.to_vec();
-    values.sort_unstable();
-    values.get(values.len() / 2).copied()
 }

@@ -16,9 +16,9 @@ pub(crate) struct Alias(Vec<Slot>);
 
 impl Alias {
     /// Draws `i` with probability `weights[i]` ÷ their sum. Weights are positive and finite.
-    pub(crate) fn new(weights: &[f64]) -> Self {
-        let (n, sum) = (weights.len(), weights.iter().sum::<f64>());
-        let mut scaled: Vec<f64> = weights.iter().map(|w| w * n as f64 / sum).collect();
+    pub(crate) fn new(weights: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
+        let (n, sum) = (weights.len(), weights.clone().sum::<f64>());
+        let mut scaled: Vec<f64> = weights.map(|w| w * n as f64 / sum).collect();
         let mut slots: Vec<Slot> = (0..n as u32).map(|i| Slot { threshold: u32::MAX, alias: i }).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..n).partition(|&i| scaled[i] < 1.0);
         while let (Some(less), Some(&more)) = (small.pop(), large.last()) {
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn draws_follow_the_weights() {
         let weights = [1.0, 2.0, 0.1, 6.9];
-        let (table, mut rng) = (Alias::new(&weights), Rng::seeded(1));
+        let (table, mut rng) = (Alias::new(weights.into_iter()), Rng::seeded(1));
         let mut counts = [0u32; 4];
         for _ in 0..100_000 {
             counts[table.draw(&mut rng)] += 1;

@@ -4,10 +4,11 @@ mod alias;
 pub(crate) mod ewma;
 mod logarithm;
 pub(crate) mod maglev;
-mod ring;
+pub(crate) mod ring;
 mod stride;
 
 use self::alias::Alias;
+use self::maglev::Table;
 use self::ring::Ring;
 use self::stride::Stride;
 use crate::balancer::Policy;
@@ -164,7 +165,9 @@ impl Ticket {
         if outcome == Outcome::Unknown {
             return Notice::None;
         }
-        let last = Instant::from_nanos(load.last_completion.swap(now.as_nanos(), Relaxed));
+        // Not one step: turns that end at the same time may both count from the one before.
+        let last = Instant::from_nanos(load.last_completion.load(Relaxed));
+        load.last_completion.store(now.as_nanos(), Relaxed);
         match outcome {
             Outcome::Success(latency) => {
                 load.completions.fetch_add(1, Relaxed);
@@ -221,18 +224,58 @@ impl Drop for Ticket {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) endpoint: Arc<Endpoint>,
+    /// The endpoint's, where a search finds it without looking there.
+    pub(crate) id: EndpointId,
     /// With slow start.
     pub(crate) effective: f64,
     /// As discovery gave it.
     pub(crate) weight: f64,
 }
 
+impl Entry {
+    /// All that rings and tables are made from.
+    fn key(&self) -> (EndpointId, f64) {
+        (self.id, self.weight)
+    }
+}
+
+/// No entry.
+const GONE: u32 = u32::MAX;
+
+/// For each of `ids`, in order, which of the entries it is.
+fn places(ids: impl Iterator<Item = EndpointId>, entries: &[Entry]) -> Vec<u32> {
+    let mut rest = entries.iter().zip(0..).peekable();
+    let place = |id| {
+        while rest.next_if(|(entry, _)| entry.id < id).is_some() {}
+        rest.next_if(|(entry, _)| entry.id == id).map_or(GONE, |(_, index)| index)
+    };
+    ids.map(place).collect()
+}
+
+/// A number that all workers draw from. It has a cache line to itself, or each draw would take from the others
+/// what lies beside it.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn new(start: u64) -> Self {
+        // Far from the end of the range.
+        Self(AtomicU64::new(start >> 20))
+    }
+
+    #[inline]
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Relaxed)
+    }
+}
+
 /// What a picker is made from; see [`Picker::build`].
 #[derive(Debug)]
 pub(crate) struct Recipe {
-    /// Endpoints that may be picked.
-    pub(crate) entries: Vec<Entry>,
-    /// Ready endpoints, whatever their health: what a Service would use.
+    /// Endpoints that may be picked, in order of identity.
+    pub(crate) entries: Arc<[Entry]>,
+    /// Ready endpoints, whatever their health: what a Service would use. For [`Policy::Random`] only.
     pub(crate) ready: Vec<Arc<Endpoint>>,
     /// Endpoints of which one turn is to tell whether they are well again.
     pub(crate) probes: Vec<Arc<Endpoint>>,
@@ -241,74 +284,88 @@ pub(crate) struct Recipe {
     pub(crate) turn_policy: Policy,
     pub(crate) session_policy: Policy,
     pub(crate) streak_limit: u32,
-    pub(crate) maglev: Option<Arc<maglev::Table>>,
+    /// Of these entries.
+    pub(crate) ring: Arc<Ring>,
+    /// Perhaps of the entries that were there before.
+    pub(crate) maglev: Arc<Table>,
     /// Identity of this evenkeel, for rank order.
     pub(crate) proxy: u64,
 }
 
-/// An immutable snapshot of one balancer's decision data.
+/// An immutable snapshot of one balancer's decision data. Policies have what they need, and only that.
 #[derive(Debug)]
 pub struct Picker {
-    entries: Vec<Entry>,
+    entries: Arc<[Entry]>,
     ready: Vec<Arc<Endpoint>>,
     probes: Vec<Arc<Endpoint>>,
     known: usize,
     turn_policy: Policy,
     session_policy: Policy,
     streak_limit: u32,
-    /// Index by identity, sorted.
-    by_id: Vec<(EndpointId, u32)>,
     alias: Alias,
+    /// Entries in the order of turns.
+    order: Vec<u32>,
     stride: Stride,
     /// Entries in this evenkeel's own order of preference.
     rank: Vec<u32>,
-    ring: Ring,
-    maglev: Option<Arc<maglev::Table>>,
-    next: AtomicU64,
+    ring: Arc<Ring>,
+    maglev: Arc<Table>,
+    /// Which entry each member of the table is.
+    places: Vec<u32>,
+    next: Counter,
 }
 
 impl Picker {
     /// A picker that knows nobody.
     pub fn empty() -> Self {
         let recipe = Recipe {
-            entries: Vec::new(),
+            entries: Arc::default(),
             ready: Vec::new(),
             probes: Vec::new(),
             known: 0,
             turn_policy: Policy::RoundRobin,
             session_policy: Policy::RoundRobin,
             streak_limit: u32::MAX,
-            maglev: None,
+            ring: Arc::default(),
+            maglev: Arc::default(),
             proxy: 0,
         };
         Self::build(recipe, &mut Rng::seeded(0))
     }
 
     pub(crate) fn build(recipe: Recipe, rng: &mut Rng) -> Self {
-        let Recipe { mut entries, ready, probes, known, turn_policy, session_policy, streak_limit, maglev, proxy } =
+        let Recipe { entries, ready, probes, known, turn_policy, session_policy, streak_limit, ring, maglev, proxy } =
             recipe;
-        // Every picker has an order of its own: lists are the same everywhere, and clients that all
-        // begin at the same place of the same list make it hot.
-        for i in (1..entries.len()).rev() {
-            entries.swap(i, rng.below(i as u64 + 1) as usize);
+        let policies = [turn_policy, session_policy];
+        let uses = |policy| policies.contains(&policy);
+        let least = uses(Policy::LeastRequest) || uses(Policy::LeastSession);
+        let (strides, draws) = (least || uses(Policy::Weighted), least || uses(Policy::PeakEwma));
+        let weights = || entries.iter().map(|e| e.effective);
+        let mut order = Vec::new();
+        if strides || uses(Policy::RoundRobin) || uses(Policy::Random) {
+            order = (0..entries.len() as u32).collect();
+            // Every picker has an order of its own: lists are the same everywhere, and clients that all
+            // begin at the same place of the same list make it hot.
+            for i in (1..order.len()).rev() {
+                order.swap(i, rng.below(i as u64 + 1) as usize);
+            }
         }
-        let uses = |policy| turn_policy == policy || session_policy == policy;
-        let weights: Vec<f64> = entries.iter().map(|e| e.effective).collect();
-        let mut by_id: Vec<_> = entries.iter().zip(0..).map(|(e, i)| (e.endpoint.id, i)).collect();
-        by_id.sort_unstable();
         let mut rank = Vec::new();
         if uses(Policy::LeastSession) {
             rank = (0..entries.len() as u32).collect();
-            rank.sort_by_cached_key(|&i| core::cmp::Reverse(combine(proxy, entries[i as usize].endpoint.id.0)));
+            rank.sort_by_cached_key(|&i| core::cmp::Reverse(combine(proxy, entries[i as usize].id.0)));
         }
+        let in_order = order.iter().map(|&i| entries[i as usize].effective);
+        let stride = if strides { Stride::new(in_order, rng.next_u64()) } else { Stride::default() };
         Self {
-            alias: if entries.is_empty() { Alias::default() } else { Alias::new(&weights) },
-            stride: Stride::new(&weights, rng.next_u64()),
-            ring: if uses(Policy::RingHash) { Ring::new(&entries) } else { Ring::default() },
-            maglev,
-            next: AtomicU64::new(rng.next_u64() >> 20),
+            alias: if draws && !entries.is_empty() { Alias::new(weights()) } else { Alias::default() },
+            stride,
+            order,
             rank,
-            by_id,
+            ring,
+            places: maglev.places(&entries),
+            maglev,
+            next: Counter::new(rng.next_u64()),
             entries,
             ready,
             probes,
@@ -337,25 +394,22 @@ impl Picker {
         }
         let chosen = match policy {
             Policy::Random | Policy::RoundRobin => {
-                self.settle(ask, || (self.next.fetch_add(1, Relaxed) % self.entries.len() as u64) as usize)
+                let n = self.order.len() as u64;
+                self.settle(ask, || self.order[(self.next.next() % n) as usize] as usize)
             }
-            Policy::Weighted => self.settle(ask, || self.stride.next()),
+            Policy::Weighted => self.settle(ask, || self.in_turn()),
             Policy::LeastRequest => self.least_request(ask, rng),
             Policy::PeakEwma => self.peak_ewma(ask, rng),
             Policy::LeastSession => self.least_session(ask, rng),
             Policy::RingHash => {
                 let key = ask.key.unwrap_or_else(|| rng.next_u64());
-                let mut order = self.ring.from(key).peekable();
-                let first = order.peek().copied().unwrap_or(0);
-                order.find(|&i| !self.avoided(ask, i)).unwrap_or(first)
+                self.settle_key(ask, key, self.ring.from(key))
             }
             Policy::Maglev => {
                 let key = ask.key.unwrap_or_else(|| rng.next_u64());
                 // While a new table is built the old one may name endpoints that left.
-                let order = self.maglev.iter().flat_map(|table| table.from(key));
-                let mut usable = order.filter_map(|id| self.index(id)).peekable();
-                let first = usable.peek().copied().unwrap_or(0);
-                usable.find(|&i| !self.avoided(ask, i)).unwrap_or(first)
+                let usable = |member: usize| Some(self.places[member]).filter(|&place| place != GONE);
+                self.settle_key(ask, key, self.maglev.from(key).filter_map(usable).map(|place| place as usize))
             }
         };
         Ok(Ticket::new(&self.entries[chosen].endpoint, ask.scope, false, self, now))
@@ -372,7 +426,7 @@ impl Picker {
 
     #[inline]
     fn avoided(&self, ask: &Ask<'_>, index: usize) -> bool {
-        !ask.avoid.is_empty() && ask.avoid.contains(&self.entries[index].endpoint.id)
+        !ask.avoid.is_empty() && ask.avoid.contains(&self.entries[index].id)
     }
 
     /// kube-proxy's rule: uniform over what is ready, blind to anything else.
@@ -402,6 +456,23 @@ impl Picker {
         (0..self.entries.len()).find(|&i| !self.avoided(ask, i)).unwrap_or(first)
     }
 
+    /// The first in the order of a key that is not to be avoided.
+    #[inline]
+    fn settle_key(&self, ask: &Ask<'_>, key: u64, mut order: impl Iterator<Item = usize>) -> usize {
+        // Nobody: all that a table knows have left, and the next is being built.
+        let first = order.next().unwrap_or_else(|| (key % self.entries.len() as u64) as usize);
+        if !self.avoided(ask, first) {
+            return first;
+        }
+        order.find(|&i| !self.avoided(ask, i)).unwrap_or(first)
+    }
+
+    /// The next in weighted turn.
+    #[inline]
+    fn in_turn(&self) -> usize {
+        self.order[self.stride.next()] as usize
+    }
+
     /// An ejected endpoint whose time is over gets one real turn, and no other until that is over.
     fn probe(&self, ask: &Ask<'_>) -> Option<&Arc<Endpoint>> {
         if self.probes.is_empty() || ask.scope == Scope::Session || !ask.avoid.is_empty() {
@@ -418,7 +489,7 @@ impl Picker {
 
     /// The next in weighted turn, unless one drawn at random has strictly less to do.
     fn least_request(&self, ask: &Ask<'_>, rng: &mut Rng) -> usize {
-        let first = self.settle(ask, || self.stride.next());
+        let first = self.settle(ask, || self.in_turn());
         let Some(challenger) = self.other(first, rng) else { return first };
         let less = |i: usize| f64::from(self.in_flight(i)) / self.entries[i].effective;
         if less(challenger) < less(first) && !self.avoided(ask, challenger) { challenger } else { first }
@@ -469,7 +540,7 @@ impl Picker {
             };
             return fewest(true).or_else(|| fewest(false)).unwrap_or(0);
         }
-        let mut best = self.settle(ask, || self.rank[(self.next.fetch_add(1, Relaxed) % n as u64) as usize] as usize);
+        let mut best = self.settle(ask, || self.rank[(self.next.next() % n as u64) as usize] as usize);
         for _ in 0..2 {
             let challenger = rng.below(n as u64) as usize;
             if load(challenger) < load(best) && !self.avoided(ask, challenger) {
@@ -480,8 +551,7 @@ impl Picker {
     }
 
     fn index(&self, id: EndpointId) -> Option<usize> {
-        let at = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
-        Some(self.by_id[at].1 as usize)
+        self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
     /// Is the endpoint still one that may take turns? (Pooled links and pinned sessions ask.)
@@ -525,5 +595,35 @@ impl Picker {
     /// Endpoints that may take turns now.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.entries.iter().map(|e| &e.endpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::EndpointSpec;
+    use core::net::SocketAddr;
+
+    /// Entries in order of identity, with weights by number.
+    pub(super) fn entries(n: usize, weight: impl Fn(usize) -> f64) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = (0..n)
+            .map(|i| {
+                let address = SocketAddr::from(([10, 0, (i / 250) as u8, (i % 250) as u8], 80));
+                let endpoint = Arc::new(Endpoint::new(&EndpointSpec::at(address)));
+                Entry { id: endpoint.id, endpoint, effective: weight(i), weight: weight(i) }
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.id);
+        entries
+    }
+
+    #[test]
+    fn a_place_is_where_the_same_endpoint_is_now() {
+        let all = entries(5, |_| 1.0);
+        let some = [all[0].clone(), all[2].clone(), all[4].clone()];
+        let ids = |entries: &[Entry]| entries.iter().map(|e| e.id).collect::<Vec<_>>();
+        assert_eq!(places(ids(&all).into_iter(), &some), [0, GONE, 1, GONE, 2]);
+        assert_eq!(places(ids(&some).into_iter(), &all), [0, 2, 4]);
+        assert_eq!(places(ids(&all).into_iter(), &[]), [GONE; 5]);
     }
 }

@@ -1,7 +1,7 @@
 //! Static stride: smooth weighted turns from one counter (gRPC A58 describes the scheme).
 
+use super::Counter;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The largest weight, after scaling.
 const MAX: u64 = 65_535;
@@ -12,19 +12,18 @@ const OFFSET: u64 = 32_767;
 #[derive(Debug, Default)]
 pub(crate) struct Stride {
     weights: Vec<u16>,
-    next: AtomicU64,
+    next: Counter,
 }
 
 impl Stride {
     /// Weights are clamped to 1 % … 1,000 % of their mean and scaled to 16 bits; `start` is where
     /// the sequence begins, different in every picker.
-    pub(crate) fn new(weights: &[f64], start: u64) -> Self {
-        let mean = weights.iter().sum::<f64>() / weights.len().max(1) as f64;
-        let clamp = |w: &f64| w.clamp(mean * 0.01, mean * 10.0);
-        let largest = weights.iter().map(clamp).fold(f64::MIN_POSITIVE, f64::max);
-        let scale = |w: &f64| ((clamp(w) / largest * MAX as f64) as u16).max(1);
-        // Far from the end of the counter's range.
-        Self { weights: weights.iter().map(scale).collect(), next: AtomicU64::new(start >> 20) }
+    pub(crate) fn new(weights: impl ExactSizeIterator<Item = f64> + Clone, start: u64) -> Self {
+        let mean = weights.clone().sum::<f64>() / weights.len().max(1) as f64;
+        let clamped = weights.map(|w| w.clamp(mean * 0.01, mean * 10.0));
+        let largest = clamped.clone().fold(f64::MIN_POSITIVE, f64::max);
+        let scale = |w: f64| ((w / largest * MAX as f64) as u16).max(1);
+        Self { weights: clamped.map(scale).collect(), next: Counter::new(start) }
     }
 
     /// The next in turn. The sequence must not be empty.
@@ -34,7 +33,7 @@ impl Stride {
     pub(crate) fn next(&self) -> usize {
         let n = self.weights.len() as u64;
         loop {
-            let sequence = self.next.fetch_add(1, Relaxed);
+            let sequence = self.next.next();
             let (i, generation) = (sequence % n, sequence / n);
             let weight = u64::from(self.weights[i as usize]);
             // An endpoint of the largest weight is taken in every generation.
