@@ -102,6 +102,33 @@ fn while_a_table_is_built_the_old_one_serves() {
 }
 
 #[test]
+fn a_table_is_finished_whatever_else_changes_meanwhile() {
+    let mut world = World::new(Policy::Maglev, 40);
+    let mut endpoints: Vec<EndpointSpec> = (0..50).map(spec).collect();
+    world.set(endpoints.clone());
+    // Somebody who takes no turns: the table in the making is still the right one.
+    endpoints.push(EndpointSpec { readiness: Readiness::NotReady, ..spec(50) });
+    world.set(endpoints);
+    world.run(secs(1));
+    let counts = world.turns(10_000);
+    assert!((40..50).all(|i| counts.contains_key(&id(i))), "{counts:?}");
+}
+
+#[test]
+fn a_list_in_another_order_is_the_same() {
+    for policy in POLICIES {
+        let mut world = World::new(policy, 20);
+        let (published, facts) = (world.published, world.facts.len());
+        world.set((0..20).rev().map(spec).collect());
+        // Somebody twice is somebody once.
+        world.set((0..20).chain(3..5).map(spec).collect());
+        assert_eq!((world.published, world.facts.len()), (published, facts), "{policy:?}");
+        world.scale(19);
+        assert_eq!((world.published, world.retired), (published + 1, 1), "{policy:?}");
+    }
+}
+
+#[test]
 fn overlapping_sources_are_merged_and_the_best_readiness_wins() {
     let mut world = World::new(Policy::RoundRobin, 0);
     let mut leaving = spec(0);
