@@ -134,6 +134,31 @@ impl Session {
         }
     }
 
+    /// How many of the next bytes from the client are payload that goes to the link as it is, so that nobody
+    /// needs to look at it: the worker may see to that by itself, and say so ([`Session::client_passed`]). Holds
+    /// while nothing waits that was offered and not used.
+    #[inline]
+    pub fn may_pass_client(&self) -> u64 {
+        match &self.engine {
+            Engine::Http1(http) => http.may_pass_client(),
+            Engine::Tunnel(_) => u64::MAX,
+            Engine::WebSocket(socket) => socket.may_pass_client(),
+            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => 0,
+        }
+    }
+
+    /// So many bytes from the client, at most as many as may, are on their way to the link. What is in `io` after
+    /// that comes behind them.
+    pub fn client_passed(&mut self, n: u64, io: &mut Io<'_, '_>, context: &Context<'_>) {
+        debug_assert!(n <= self.may_pass_client());
+        match &mut self.engine {
+            Engine::Http1(http) => http.client_passed(n, io, &mut self.outputs, context),
+            Engine::Tunnel(tunnel) => tunnel.client_passed(context),
+            Engine::WebSocket(socket) => socket.client_passed(n, &mut self.outputs, context),
+            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => {}
+        }
+    }
+
     /// The client will send no more.
     pub fn client_eof(&mut self, _io: &mut Io<'_, '_>, context: &Context<'_>) {
         if let Engine::Detect(Detect { asked: true, .. }) = self.engine {
@@ -180,6 +205,28 @@ impl Session {
             Engine::Tunnel(tunnel) => tunnel.link_data(input, io, &mut self.outputs, context),
             Engine::WebSocket(socket) => socket.link_data(input, io, &mut self.outputs, context),
             Engine::Refused(_) | Engine::Over(_) => input.len(),
+        }
+    }
+
+    /// The same as [`Session::may_pass_client`], for what comes from the link.
+    #[inline]
+    pub fn may_pass_link(&self) -> u64 {
+        match &self.engine {
+            Engine::Http1(http) => http.may_pass_link(),
+            Engine::Tunnel(_) => u64::MAX,
+            Engine::WebSocket(socket) => socket.may_pass_link(),
+            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => 0,
+        }
+    }
+
+    /// So many bytes from the link are on their way to the client, as in [`Session::client_passed`].
+    pub fn link_passed(&mut self, n: u64, io: &mut Io<'_, '_>, context: &Context<'_>) {
+        debug_assert!(n <= self.may_pass_link());
+        match &mut self.engine {
+            Engine::Http1(http) => http.link_passed(n, &mut self.outputs, context),
+            Engine::Tunnel(tunnel) => tunnel.link_passed(&mut self.outputs, context),
+            Engine::WebSocket(socket) => socket.link_passed(n, io, &mut self.outputs, context),
+            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 

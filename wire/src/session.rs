@@ -4,6 +4,10 @@
 //! ends and failures, drains [`Session::poll_output`] after every call, writes what [`Io`] holds,
 //! and arms a timer for [`Session::poll_timeout`].
 //!
+//! Payload that the session passes on as it is need not come through it: [`Session::may_pass_client`] and
+//! [`Session::may_pass_link`] say how much of what comes next is that, and the worker, which may then move it
+//! inside the kernel, says afterwards how much it was.
+//!
 //! Unconsumed input is kept by the worker and offered again, with whatever came after it, when the
 //! session wants input ([`Session::wants_client`], [`Session::wants_link`]) and there is more of it
 //! (or when the session began to want input again, or ended a turn). A session that did not consume

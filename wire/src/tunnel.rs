@@ -24,9 +24,13 @@ impl Tunnel {
     }
 
     pub(crate) fn client_data<'i>(&mut self, input: &'i [u8], io: &mut Io<'_, 'i>, context: &Context<'_>) -> usize {
-        self.since = context.now;
+        self.client_passed(context);
         io.link.payload(input);
         input.len()
+    }
+
+    pub(crate) fn client_passed(&mut self, context: &Context<'_>) {
+        self.since = context.now;
     }
 
     pub(crate) fn link_data<'i>(
@@ -36,12 +40,16 @@ impl Tunnel {
         outputs: &mut Outputs,
         context: &Context<'_>,
     ) -> usize {
+        self.link_passed(outputs, context);
+        io.client.payload(input);
+        input.len()
+    }
+
+    pub(crate) fn link_passed(&mut self, outputs: &mut Outputs, context: &Context<'_>) {
         self.since = context.now;
         if !core::mem::replace(&mut self.answered, true) {
             outputs.answered(None);
         }
-        io.client.payload(input);
-        input.len()
     }
 
     pub(crate) fn client_eof(&mut self, outputs: &mut Outputs, context: &Context<'_>) {

@@ -63,32 +63,54 @@ impl Body {
         matches!(self, Self::Done)
     }
 
-    /// Passes on what `input` has of the body; returns how much was used, and how much of it was
-    /// content.
+    /// How many of the next bytes are content that is sent on as it is.
+    pub(super) fn passes(&self, encode: Encode) -> u64 {
+        match (self, encode) {
+            (_, Encode::Chunked) | (Self::Done, _) => 0,
+            (Self::Length(left) | Self::Chunked(Chunk::Data { left }), _) => *left,
+            (Self::Chunked(_), _) => 0,
+            (Self::Close, _) => u64::MAX,
+        }
+    }
+
+    /// So many of them have been sent on.
+    pub(super) fn pass(&mut self, n: u64) {
+        match self {
+            Self::Length(left) => {
+                *left = left.saturating_sub(n);
+                if *left == 0 {
+                    *self = Self::Done;
+                }
+            }
+            Self::Chunked(chunk) => {
+                if let Chunk::Data { left } = *chunk {
+                    *chunk = if n >= left { Chunk::DataCr } else { Chunk::Data { left: left - n } };
+                }
+            }
+            Self::Done | Self::Close => {}
+        }
+    }
+
+    /// Passes on what `input` has of the body; returns how much was used. How much of it was content is added to
+    /// `content`, also if what follows that is no body.
     pub(super) fn relay<'i>(
         &mut self,
         input: &'i [u8],
         encode: Encode,
         out: &mut Out<'_, 'i>,
         trailer_limit: usize,
-    ) -> Result<(usize, u64), Flaw> {
-        match self {
-            Self::Done => Ok((0, 0)),
-            Self::Close => {
-                put_data(input, encode, out);
-                Ok((input.len(), input.len() as u64))
-            }
-            Self::Length(left) => {
-                let take = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-                put_data(&input[..take], encode, out);
-                *left -= take as u64;
-                if *left == 0 {
-                    *self = Self::Done;
-                }
-                Ok((take, take as u64))
-            }
-            Self::Chunked(_) => self.relay_chunked(input, encode, out, trailer_limit),
-        }
+        content: &mut u64,
+    ) -> Result<usize, Flaw> {
+        let take = match self {
+            Self::Done => 0,
+            Self::Close => input.len(),
+            Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX).min(input.len()),
+            Self::Chunked(_) => return self.relay_chunked(input, encode, out, trailer_limit, content),
+        };
+        put_data(&input[..take], encode, out);
+        self.pass(take as u64);
+        *content += take as u64;
+        Ok(take)
     }
 
     fn relay_chunked<'i>(
@@ -97,8 +119,9 @@ impl Body {
         encode: Encode,
         out: &mut Out<'_, 'i>,
         trailer_limit: usize,
-    ) -> Result<(usize, u64), Flaw> {
-        let (mut at, mut content) = (0, 0);
+        content: &mut u64,
+    ) -> Result<usize, Flaw> {
+        let mut at = 0;
         while let (Self::Chunked(chunk), Some(&byte)) = (&mut *self, input.get(at)) {
             match *chunk {
                 Chunk::Size { size, digits } => {
@@ -135,7 +158,7 @@ impl Body {
                     let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - at);
                     put_data(&input[at..at + take], encode, out);
                     at += take;
-                    content += take as u64;
+                    *content += take as u64;
                     *chunk = if take as u64 == left { Chunk::DataCr } else { Chunk::Data { left: left - take as u64 } };
                 }
                 Chunk::DataCr => {
@@ -164,7 +187,7 @@ impl Body {
                 }
             }
         }
-        Ok((at, content))
+        Ok(at)
     }
 }
 
@@ -254,7 +277,7 @@ mod tests {
         while end < input.len() && !body.is_done() {
             end = (end + step).min(input.len());
             let mut out = Out::new(&mut bytes);
-            used += body.relay(&input[used..end], encode, &mut out, 1000)?.0;
+            used += body.relay(&input[used..end], encode, &mut out, 1000, &mut 0)?;
             out.spill();
         }
         Ok((bytes, used, body.is_done()))

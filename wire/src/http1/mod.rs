@@ -147,6 +147,11 @@ impl Turn {
             }
         })
     }
+
+    /// How the request's body is sent on: as it came, but in chunks of ours.
+    fn encode(&self) -> Encode {
+        if self.request.framing == Framing::Chunked { Encode::Chunked } else { Encode::Plain }
+    }
 }
 
 /// Tells a client that there is no room for its session.
@@ -205,20 +210,13 @@ impl Http1 {
         }
         let State::Turn(turn) = &mut self.state else { return used };
         if !turn.upload.is_done() {
-            let encode = if turn.request.framing == Framing::Chunked { Encode::Chunked } else { Encode::Plain };
-            match turn.upload.relay(&input[used..], encode, &mut io.link, context.settings.header_bytes) {
-                Ok((n, content)) => {
-                    used += n;
-                    self.since = context.now;
-                    turn.uploaded += content;
-                    if let Some(log) = &mut turn.request.log {
-                        log.received += content;
-                    }
-                    if context.settings.body_bytes.is_some_and(|most| turn.uploaded > most) {
-                        self.refuse(Flaw::BodyTooLarge, io, outputs, context);
-                        return input.len();
-                    }
-                }
+            let (encode, limit, mut content) = (turn.encode(), context.settings.header_bytes, 0);
+            let relayed = turn.upload.relay(&input[used..], encode, &mut io.link, limit, &mut content);
+            if !self.uploaded(content, io, outputs, context) {
+                return input.len();
+            }
+            match relayed {
+                Ok(n) => used += n,
                 Err(flaw) => {
                     self.refuse(flaw, io, outputs, context);
                     return input.len();
@@ -244,6 +242,36 @@ impl Http1 {
         }
         let end = find_end(input, &mut self.scan, context.settings.header_bytes)?.ok_or(Stop::Incomplete)?;
         request::forward(&input[..end], out, context).map_err(Stop::at_its_end)
+    }
+
+    /// So much more content of the request has come. False: that is too much, and the client is told.
+    #[inline]
+    fn uploaded(&mut self, content: u64, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) -> bool {
+        let State::Turn(turn) = &mut self.state else { return true };
+        self.since = context.now;
+        turn.uploaded += content;
+        if let Some(log) = &mut turn.request.log {
+            log.received += content;
+        }
+        let fits = context.settings.body_bytes.is_none_or(|most| turn.uploaded <= most);
+        if !fits {
+            self.refuse(Flaw::BodyTooLarge, io, outputs, context);
+        }
+        fits
+    }
+
+    /// See [`crate::session::Session::may_pass_client`].
+    pub(crate) fn may_pass_client(&self) -> u64 {
+        match &self.state {
+            State::Turn(turn) => turn.upload.passes(turn.encode()),
+            State::Head | State::Upgraded { .. } | State::Closed => 0,
+        }
+    }
+
+    pub(crate) fn client_passed(&mut self, n: u64, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
+        let State::Turn(turn) = &mut self.state else { return };
+        turn.upload.pass(n);
+        self.uploaded(n, io, outputs, context);
     }
 
     fn skip_blank_lines(&mut self, input: &[u8]) -> usize {
@@ -379,19 +407,41 @@ impl Http1 {
     ) {
         let State::Turn(turn) = &mut self.state else { return };
         let Some(response) = turn.response else { return };
-        self.since = context.now;
-        match turn.download.relay(input, response.encode, &mut io.client, context.settings.header_bytes) {
-            Ok((n, content)) => {
-                *used += n;
-                if let Some(log) = &mut turn.request.log {
-                    log.sent += content;
-                }
-                if turn.download.is_done() {
-                    self.end_turn(response, outputs, context);
-                }
-            }
+        let (limit, mut content) = (context.settings.header_bytes, 0);
+        let relayed = turn.download.relay(input, response.encode, &mut io.client, limit, &mut content);
+        self.downloaded(content, response, outputs, context);
+        match relayed {
+            Ok(n) => *used += n,
             Err(_) => self.fail(End { cause: Cause::EndpointProtocol, phase: Phase::Response }, true, outputs),
         }
+    }
+
+    /// So much more content of the response has gone to the client.
+    #[inline]
+    fn downloaded(&mut self, content: u64, response: Response, outputs: &mut Outputs, context: &Context<'_>) {
+        let State::Turn(turn) = &mut self.state else { return };
+        self.since = context.now;
+        if let Some(log) = &mut turn.request.log {
+            log.sent += content;
+        }
+        if turn.download.is_done() {
+            self.end_turn(response, outputs, context);
+        }
+    }
+
+    /// See [`crate::session::Session::may_pass_link`].
+    pub(crate) fn may_pass_link(&self) -> u64 {
+        match &self.state {
+            State::Turn(turn) => turn.response.map_or(0, |response| turn.download.passes(response.encode)),
+            State::Head | State::Upgraded { .. } | State::Closed => 0,
+        }
+    }
+
+    pub(crate) fn link_passed(&mut self, n: u64, outputs: &mut Outputs, context: &Context<'_>) {
+        let State::Turn(turn) = &mut self.state else { return };
+        let Some(response) = turn.response else { return };
+        turn.download.pass(n);
+        self.downloaded(n, response, outputs, context);
     }
 
     /// The response is complete.

@@ -87,6 +87,16 @@ impl Frames {
         }
     }
 
+    /// How many of the next bytes are payload of the frame under way.
+    pub(super) fn passes(&self) -> u64 {
+        self.left
+    }
+
+    /// So many of them have passed.
+    pub(super) fn pass(&mut self, n: u64) {
+        self.left = self.left.saturating_sub(n);
+    }
+
     /// The last byte was the last of a frame (or there was none): a frame of ours may follow.
     pub(super) fn between_frames(&self) -> bool {
         self.left == 0

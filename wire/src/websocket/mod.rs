@@ -149,19 +149,40 @@ impl WebSocket {
         let (n, result) = self.up.follow(input, Until::Input);
         if n > 0 {
             io.link.payload(&input[..n]);
-            if self.farewell.is_none() {
-                self.since = context.now;
-            }
+            self.moved(context);
         }
         if result.is_err() {
             self.refuse(io, outputs, context);
             return input.len();
         }
+        self.hear_answer(outputs, context);
+        n
+    }
+
+    /// Something was said; a farewell has clocks of its own.
+    fn moved(&mut self, context: &Context<'_>) {
+        if self.farewell.is_none() {
+            self.since = context.now;
+        }
+    }
+
+    /// Was that the client's answer to our Close?
+    fn hear_answer(&mut self, outputs: &mut Outputs, context: &Context<'_>) {
         if self.up.is_closed() && self.farewell.is_some_and(|f| f.step == Step::Answer) {
             self.since = context.now;
             self.answered(outputs);
         }
-        n
+    }
+
+    /// See [`crate::session::Session::may_pass_client`].
+    pub(crate) fn may_pass_client(&self) -> u64 {
+        if self.unlinked { 0 } else { self.up.passes() }
+    }
+
+    pub(crate) fn client_passed(&mut self, n: u64, outputs: &mut Outputs, context: &Context<'_>) {
+        self.up.pass(n);
+        self.moved(context);
+        self.hear_answer(outputs, context);
     }
 
     /// The client's next frame has no boundaries: both sides are told, and that is the end.
@@ -209,9 +230,7 @@ impl WebSocket {
         let (n, result) = self.down.follow(input, until);
         if n > 0 {
             io.client.payload(&input[..n]);
-            if self.farewell.is_none() {
-                self.since = context.now;
-            }
+            self.moved(context);
         }
         if result.is_err() {
             let end = End { cause: Cause::EndpointProtocol, phase: Phase::Relay };
@@ -221,13 +240,32 @@ impl WebSocket {
             self.say_close(io, outputs);
             return input.len();
         }
-        if self.down.is_closed() {
-            // Its own Close; whatever stands behind it is nothing.
+        if self.hear_close(io, outputs) { input.len() } else { n }
+    }
+
+    /// The endpoint's own Close? Whatever stands behind it is nothing. If not, ours may be due.
+    fn hear_close(&mut self, io: &mut Io<'_, '_>, outputs: &mut Outputs) -> bool {
+        let closed = self.down.is_closed();
+        if closed {
             self.farewell = None;
-            return input.len();
+        } else {
+            self.say_close(io, outputs);
         }
-        self.say_close(io, outputs);
-        n
+        closed
+    }
+
+    /// See [`crate::session::Session::may_pass_link`].
+    pub(crate) fn may_pass_link(&self) -> u64 {
+        match self.farewell.map(|f| f.step) {
+            None | Some(Step::Message | Step::Frame) => self.down.passes(),
+            Some(Step::Answer | Step::Link) => 0,
+        }
+    }
+
+    pub(crate) fn link_passed(&mut self, n: u64, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {
+        self.down.pass(n);
+        self.moved(context);
+        self.hear_close(io, outputs);
     }
 
     pub(crate) fn link_eof(&mut self, io: &mut Io<'_, '_>, outputs: &mut Outputs, context: &Context<'_>) {

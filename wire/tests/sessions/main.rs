@@ -9,6 +9,7 @@ mod pieces;
 mod refusals;
 mod trace;
 mod tunnel;
+mod unseen;
 mod websocket;
 mod world;
 

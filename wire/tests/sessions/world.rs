@@ -56,6 +56,13 @@ pub struct World {
     /// The session is over: why, and whether with a reset.
     pub over: Option<(End, bool)>,
     fed: usize,
+    /// So many bytes are passed on unseen where the session allows it, time after time in this order and from the
+    /// beginning again; 0: it sees what comes. Empty: it sees everything.
+    pub unseen: Vec<u64>,
+    /// Where in that order we are.
+    next: usize,
+    /// Bytes that were.
+    pub passed: u64,
 }
 
 impl World {
@@ -94,9 +101,17 @@ impl World {
             reused: 0,
             over: None,
             fed: 0,
+            unseen: Vec::new(),
+            next: 0,
+            passed: 0,
         };
         world.outputs();
         world
+    }
+
+    /// The service is configured anew.
+    pub fn change(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
     }
 
     pub fn happen(&mut self, event: Event<'_>) {
@@ -163,8 +178,42 @@ impl World {
         panic!("a session that never stops consuming");
     }
 
+    /// Passes on what one side sent without showing it to the session; returns how much.
+    fn pass(&mut self, from_client: bool) -> usize {
+        let most = self.unseen.get(self.next).copied().unwrap_or_default();
+        self.next = (self.next + 1) % self.unseen.len().max(1);
+        let input = if from_client { &mut self.client_in } else { &mut self.link_in };
+        let may = if from_client { self.session.may_pass_client() } else { self.session.may_pass_link() };
+        let n = most.min(may).min(input.len() as u64);
+        if n == 0 {
+            return 0;
+        }
+        self.passed += n;
+        let bytes: Vec<u8> = input.drain(..n as usize).collect();
+        if from_client {
+            self.written(Vec::new(), bytes);
+            self.call(|s, io, c| s.client_passed(n, io, c));
+        } else {
+            self.written(bytes, Vec::new());
+            self.call(|s, io, c| s.link_passed(n, io, c));
+        }
+        n as usize
+    }
+
+    /// Everything that came of it, for comparison with another.
+    pub fn books(&self) -> impl PartialEq + core::fmt::Debug + use<> {
+        let heard = (self.to_client.clone(), self.links.clone(), self.pending.clone());
+        let counted = (self.logs.clone(), self.limit, self.retries, self.reused, self.over);
+        let state = (format!("{:?}", self.session), self.session.poll_timeout(&self.settings));
+        (heard, counted, state, (self.client_in.clone(), self.link_in.clone()))
+    }
+
     /// Offers what one side sent; returns how much was used.
     fn offer(&mut self, from_client: bool) -> usize {
+        let passed = self.pass(from_client);
+        if passed > 0 {
+            return passed;
+        }
         let input = std::mem::take(if from_client { &mut self.client_in } else { &mut self.link_in });
         let (mut client, mut link) = (Vec::new(), Vec::new());
         let used = {
