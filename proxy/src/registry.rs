@@ -106,6 +106,8 @@ pub struct ServiceTally {
     pub bytes_received: Counter,
     /// Bytes to clients.
     pub bytes_sent: Counter,
+    /// Bytes, in either direction, that moved inside the kernel.
+    pub bytes_spliced: Counter,
 }
 
 /// One service as the control thread sees it.

@@ -12,6 +12,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("curl", &["curl"]),
     ("openssl", &["openssl"]),
     ("valgrind", &["valgrind"]),
+    ("strace", &["strace"]),
     ("python3", &["python3"]),
     ("node", &["nodejs", "npm"]),
     ("cc", &["gcc", "libc6-dev"]),

@@ -129,7 +129,7 @@ impl Nginx {
              events {{ worker_connections 4096; }}\n\
              http {{ access_log off; {temporary} keepalive_requests 1000000; client_max_body_size 0;\n\
              server {{ listen {addr} backlog=4096; root {home}; add_header X-Port {port} always;\n\
-             location /status {{ stub_status; }} location /nothing {{ return 204; }} }} }}\n",
+             location /put/ {{ dav_methods PUT; create_full_put_path on; }} location /status {{ stub_status; }} location /nothing {{ return 204; }} }} }}\n",
             home = home.display()
         );
         let file = home.join("nginx.conf");
@@ -138,6 +138,11 @@ impl Nginx {
         command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin");
         command.arg("-p").arg(&home).arg("-c").arg(&file).arg("-e").arg(home.join("error.log"));
         Self { addr, process: Process::start(&mut command, home).listening(addr) }
+    }
+
+    /// Where its pages are, and what is put under `/put/`.
+    pub fn home(&self) -> &Path {
+        &self.process.directory
     }
 
     /// Requests that nginx counted, those of this question included.

@@ -40,17 +40,26 @@ pub struct Program {
 impl Program {
     /// Starts it, with this after the line that says where the admin API is, and waits until it is ready.
     pub fn start(config: &str) -> Self {
+        Self::under(&[], config)
+    }
+
+    /// The same, run by a program that becomes it: one that sets limits, or one that watches from outside.
+    pub fn under(runner: &[&str], config: &str) -> Self {
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let directory = directory("program");
-        let program = Self { child: Self::spawn(&directory, admin, config), admin, directory };
+        let program = Self { child: Self::spawn(&directory, admin, runner, config), admin, directory };
         program.wait_ready();
         program
     }
 
-    fn spawn(directory: &Path, admin: SocketAddr, config: &str) -> Child {
+    fn spawn(directory: &Path, admin: SocketAddr, runner: &[&str], config: &str) -> Child {
         write(directory, &with_admin(admin, config));
         let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).expect("a log");
-        let mut command = Command::new(binary());
+        let mut command = Command::new(runner.first().map_or(binary(), Path::new));
+        command.args(runner.get(1..).unwrap_or_default());
+        if !runner.is_empty() {
+            command.arg(binary());
+        }
         command.args(["proxy", "--log-format", "json", "-c"]).arg(directory.join("evenkeel.yaml"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs")
     }
@@ -65,7 +74,7 @@ impl Program {
     pub fn replace(&mut self, config: &str) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
-        self.child = Self::spawn(&self.directory, self.admin, config);
+        self.child = Self::spawn(&self.directory, self.admin, &[], config);
     }
 
     /// Writes another configuration over the one that it reads, as editors and ConfigMaps do.

@@ -255,6 +255,13 @@ const METRICS: &[Metric] = &[
         read: |scrape, out| services(scrape, out, |s| s.sums.bytes_sent, true),
     },
     Metric {
+        name: "evenkeel_spliced_bytes",
+        kind: Kind::Counter,
+        labels: "service",
+        help: "Bytes sent to clients and endpoints that moved inside the kernel: large bodies and streams without TLS",
+        read: |scrape, out| services(scrape, out, |s| s.sums.bytes_spliced, true),
+    },
+    Metric {
         name: "evenkeel_sessions",
         kind: Kind::Gauge,
         labels: "service",

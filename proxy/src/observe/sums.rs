@@ -105,6 +105,7 @@ pub struct Sums {
     pub(crate) retries_refused: u64,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
+    pub(crate) bytes_spliced: u64,
 }
 
 impl Sums {
@@ -122,6 +123,7 @@ impl Sums {
         self.retries_refused += tally.retries_refused.get();
         self.bytes_received += tally.bytes_received.get();
         self.bytes_sent += tally.bytes_sent.get();
+        self.bytes_spliced += tally.bytes_spliced.get();
         add_all(&mut self.failures, &tally.failures);
         add_all(&mut self.ends, &tally.ends);
         add_all(&mut self.asked, &tally.asked);

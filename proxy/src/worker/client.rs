@@ -4,6 +4,7 @@ use super::arrive::Arrival;
 use super::buffer::SendBuf;
 use super::slab::Key;
 use super::socket::Stream;
+use super::splice::{Splice, Toward};
 use evenkeel_core::end::End;
 use evenkeel_core::endpoint::EndpointId;
 use evenkeel_core::picker::Ticket;
@@ -121,6 +122,8 @@ pub(super) struct Client {
     pub(super) offer: bool,
     pub(super) to_client: SendBuf,
     pub(super) to_link: SendBuf,
+    /// What moves inside the kernel; `None` while nothing does.
+    pub(super) splice: Option<Box<Splice>>,
     pub(super) readable: bool,
     pub(super) writable: bool,
     /// The client closed its half: after a short read there is still EOF to read.
@@ -143,6 +146,12 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Something that goes there is in a pipe.
+    #[inline]
+    pub(super) fn pipes(&self, toward: Toward) -> bool {
+        self.splice.as_ref().is_some_and(|splice| splice.holds(toward))
+    }
+
     pub(super) fn new(
         stream: Stream,
         service: u32,
@@ -167,6 +176,7 @@ impl Client {
             offer: false,
             to_client: SendBuf::default(),
             to_link: SendBuf::default(),
+            splice: None,
             readable: false,
             writable: true,
             closed: false,

@@ -4,6 +4,7 @@ use super::Worker;
 use super::client::Leaving;
 use super::complaints::{Subject, is_clients};
 use super::slab::Key;
+use super::splice::Toward;
 use crate::now::Opened;
 use crate::registry::SessionView;
 use evenkeel_core::end::{Cause, End, Phase};
@@ -40,8 +41,9 @@ impl Worker {
         self.flush_client(key, &[]);
         let linger = super::drive::until(self.now, LINGER);
         let Some(client) = self.sessions.get_mut(key) else { return };
+        let waits = !client.to_client.unsent().is_empty() || client.pipes(Toward::Client);
         let Some(leaving) = &mut client.leaving else { return };
-        if !client.to_client.unsent().is_empty() || client.stream.holds_output() {
+        if waits || client.stream.holds_output() {
             return self.rearm(key);
         }
         if leaving.abort || client.eof || !leaving.linger {
@@ -99,6 +101,9 @@ impl Worker {
             self.remove_link(link);
         }
         let client = *client;
+        if let Some(mut splice) = client.splice {
+            splice.drop_pipe(Toward::Client, &mut self.pipes, &self.descriptors);
+        }
         for buffer in [client.input, client.to_client.bytes, client.to_link.bytes] {
             self.pool.give(buffer);
         }

@@ -4,11 +4,12 @@
 //! carry out what it wants. Each socket is read until a short read (a full stream socket would have
 //! filled the buffer) and written until a short write, so no system call is made whose answer is
 //! known. Bytes that the engine passes on unchanged go from the read buffer straight to the other
-//! socket.
+//! socket; those that it need not even see, and that are many, do not come here at all (`splice`).
 
 use super::client::Client;
 use super::link::LinkState;
 use super::slab::Key;
+use super::splice::{BULK, Toward};
 use super::{Timer, Worker};
 use evenkeel_core::end::{Cause, End};
 use evenkeel_core::time::{Duration, Instant};
@@ -67,20 +68,21 @@ impl Worker {
             if client.leaving.is_some() {
                 return self.leave(key, scratch);
             }
-            let link_drained = client.to_link.unsent().len() <= self.high(client);
-            let client_drained = client.to_client.unsent().len() <= self.high(client);
+            let high = self.high(client);
+            let link_drained = client.to_link.unsent().len() <= high && !client.pipes(Toward::Link);
+            let client_drained = client.to_client.unsent().len() <= high && !client.pipes(Toward::Client);
             if client.offer && client.engine.wants_client() && link_drained {
                 self.offer_stash(key);
             } else if client.readable && !client.eof && client.engine.wants_client() && link_drained {
                 if budget == 0 {
                     return self.touch(key);
                 }
-                budget = budget.saturating_sub(self.read_client(key, scratch));
+                budget = budget.saturating_sub(self.take_from_client(key, scratch, budget));
             } else if client_drained && self.link_has_something(client) {
                 if budget == 0 {
                     return self.touch(key);
                 }
-                budget = budget.saturating_sub(self.read_link(key, scratch));
+                budget = budget.saturating_sub(self.take_from_link(key, scratch, budget));
             } else if client.closed && !client.engine.wants_client() && self.client_is_gone(key) {
                 return self.client_lost(key);
             } else {
@@ -111,6 +113,44 @@ impl Worker {
         self.sessions.get(key).is_some_and(|c| matches!(c.stream.take_error(), Ok(Some(_)) | Err(_)))
     }
 
+    /// Takes once what the client sent; returns how many bytes came.
+    #[inline]
+    fn take_from_client(&mut self, key: Key, scratch: &mut [u8], budget: usize) -> usize {
+        if self.sessions.get(key).is_some_and(|client| client.splice.is_some())
+            && let Some(n) = self.splice_client(key, budget)
+        {
+            return n;
+        }
+        let n = self.read_client(key, scratch);
+        if n >= BULK {
+            self.expect_bulk(key, Toward::Link);
+        }
+        n
+    }
+
+    /// Takes once what the endpoint sent; returns how many bytes came.
+    #[inline]
+    fn take_from_link(&mut self, key: Key, scratch: &mut [u8], budget: usize) -> usize {
+        if self.sessions.get(key).is_some_and(|client| client.splice.is_some())
+            && let Some(n) = self.splice_link(key, budget)
+        {
+            return n;
+        }
+        let n = self.read_link(key, scratch);
+        if n >= BULK {
+            self.expect_bulk(key, Toward::Client);
+        }
+        n
+    }
+
+    /// The client will send no more.
+    pub(super) fn client_finished(&mut self, key: Key) {
+        if let Some(client) = self.sessions.get_mut(key) {
+            (client.eof, client.readable) = (true, false);
+            self.with_engine(key, |engine, io, context| engine.client_eof(io, context));
+        }
+    }
+
     /// Reads once from the client and feeds the engine; returns how many bytes came.
     fn read_client(&mut self, key: Key, scratch: &mut [u8]) -> usize {
         let Some(client) = self.sessions.get_mut(key) else { return 0 };
@@ -129,8 +169,7 @@ impl Worker {
             client.readable = false;
         }
         if n == 0 {
-            (client.eof, client.readable) = (true, false);
-            self.with_engine(key, |engine, io, context| engine.client_eof(io, context));
+            self.client_finished(key);
             return 0;
         }
         if let Some(Some(served)) = self.services.get(client.service as usize) {
@@ -272,7 +311,7 @@ impl Worker {
         let Self { sessions, services, pool, now, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
-        let link_backlog = !client.to_link.unsent().is_empty();
+        let link_backlog = !client.to_link.unsent().is_empty() || client.pipes(Toward::Link);
         let context = Context { link_backlog, ..Context::new(&served.shared.settings, &client.peer, *now) };
         let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
         call(&mut client.engine, &mut io, &context);
@@ -318,8 +357,16 @@ impl Worker {
 
     /// Writes to the client what waits and then `tail`; what does not fit is kept.
     pub(super) fn flush_client(&mut self, key: Key, mut tail: &[u8]) {
-        let Some(client) = self.sessions.get_mut(key) else { return };
-        let mut total = 0;
+        let Self { sessions, services, pipes, descriptors, .. } = self;
+        let Some(client) = sessions.get_mut(key) else { return };
+        let (mut total, mut spliced) = (0, 0);
+        if let Some(splice) = &mut client.splice {
+            let (to, writable, behind) = (&client.stream, &mut client.writable, &mut client.to_client);
+            match splice.pour(Toward::Client, to, writable, behind, pipes, descriptors) {
+                Ok(n) => (total, spliced) = (n, n),
+                Err(_) => return self.client_lost(key),
+            }
+        }
         if tail.len() <= SMALL && !client.to_client.bytes.is_empty() {
             client.to_client.bytes.extend_from_slice(std::mem::take(&mut tail));
         }
@@ -342,21 +389,22 @@ impl Worker {
             }
         }
         client.to_client.bytes.extend_from_slice(tail);
-        if client.finish_client && client.to_client.bytes.is_empty() {
+        if client.finish_client && client.to_client.bytes.is_empty() && !client.pipes(Toward::Client) {
             client.finish_client = false;
             client.stream.finish();
         }
         if total > 0
-            && let Some(Some(served)) = self.services.get(client.service as usize)
+            && let Some(Some(served)) = services.get(client.service as usize)
         {
             served.tally.bytes_sent.add(total as u64);
+            served.tally.bytes_spliced.add(spliced as u64);
         }
     }
 
     /// Writes to the link what waits and then `tail`; what does not fit, or must be kept for a
     /// replay, is copied. Always returns an empty slice, for the caller to go on with.
     fn flush_link<'a>(&mut self, key: Key, mut tail: &'a [u8]) -> &'a [u8] {
-        let Self { sessions, links, services, .. } = self;
+        let Self { sessions, links, services, pipes, descriptors, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return &[] };
         let Some(Some(served)) = services.get(client.service as usize) else { return &[] };
         let out = &mut client.to_link;
@@ -373,7 +421,13 @@ impl Worker {
             out.bytes.extend_from_slice(tail);
             return &[];
         };
-        let mut total = 0;
+        let (mut total, mut spliced) = (0, 0);
+        if let Some(splice) = client.splice.as_mut().filter(|_| !link.broken) {
+            match splice.pour(Toward::Link, &link.stream, &mut link.writable, out, pipes, descriptors) {
+                Ok(n) => (total, spliced) = (n, n),
+                Err(_) => (link.broken, link.readable, link.closed) = (true, true, true),
+            }
+        }
         if tail.len() <= SMALL && !out.bytes.is_empty() {
             out.bytes.extend_from_slice(std::mem::take(&mut tail));
         }
@@ -403,7 +457,8 @@ impl Worker {
             tail = &[];
         }
         out.bytes.extend_from_slice(tail);
-        if client.finish_link && out.sent == out.bytes.len() {
+        let waits = client.splice.as_ref().is_some_and(|splice| splice.holds(Toward::Link));
+        if client.finish_link && out.sent == out.bytes.len() && !waits {
             client.finish_link = false;
             link.stream.finish();
         }
@@ -411,6 +466,7 @@ impl Worker {
             && let Some(Some(pool)) = served.pools.get(link.pool as usize)
         {
             pool.tally.bytes_sent.add(total as u64);
+            served.tally.bytes_spliced.add(spliced as u64);
         }
         &[]
     }
@@ -421,6 +477,9 @@ impl Worker {
         if let Some(client) = sessions.get_mut(key) {
             client.to_client.settle(pool);
             client.to_link.settle(pool);
+            if client.splice.as_ref().is_some_and(|splice| splice.is_over()) {
+                client.splice = None;
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! whose endpoint just closed it is never handed out), drive every touched session, fire timers.
 //!
 //! * `drive`: sockets to engine and back, one session at a time
+//! * `splice`: what moves inside the kernel
 //! * `turn`: choosing endpoints, taking and returning links, trying again
 //! * `dial`: opening links
 //! * `accept`: new clients, given to the worker that has least
@@ -27,6 +28,7 @@ mod link;
 mod shed;
 mod slab;
 pub(crate) mod socket;
+mod splice;
 mod tls;
 mod turn;
 mod wheel;
@@ -38,6 +40,7 @@ use self::descriptors::Descriptors;
 use self::link::{EndpointPool, Link, LinkState};
 use self::slab::{Key, Slab};
 use self::socket::{Listener, Stream};
+use self::splice::Pipes;
 use self::wheel::Wheel;
 use crate::observe::spans::Tracer;
 use crate::registry::{Heartbeat, ServiceTally};
@@ -237,6 +240,7 @@ pub(crate) struct Worker {
     sessions: Slab<Client>,
     links: Slab<Link>,
     pool: Pool,
+    pipes: Pipes,
     wheel: Wheel<Timer>,
     descriptors: Arc<Descriptors>,
     /// Sessions that there is no room for, and that are being told so.
@@ -288,6 +292,7 @@ impl Worker {
             sessions: Slab::new(),
             links: Slab::new(),
             pool: Pool::default(),
+            pipes: Pipes::default(),
             wheel: Wheel::new(now),
             descriptors: spawn.descriptors,
             refused: 0,

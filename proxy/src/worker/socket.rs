@@ -6,7 +6,7 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token, event::Source};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// A connected (or connecting) stream socket, with TLS on it or without.
@@ -88,6 +88,25 @@ impl Stream {
             Self::Tls(tls) => Some(tls),
             _ => None,
         }
+    }
+
+    /// The socket, if bytes are on it as they are here.
+    ///
+    /// # Errors
+    /// It has TLS on it.
+    pub(super) fn plain(&self) -> io::Result<BorrowedFd<'_>> {
+        match self {
+            Self::Plain(Plain::Tcp(s)) => Ok(s.as_fd()),
+            Self::Plain(Plain::Unix(s)) => Ok(s.as_fd()),
+            Self::Tls(_) | Self::Gone => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Is there nothing to read now, not even an end?
+    pub(super) fn is_drained(&self) -> bool {
+        let Ok(socket) = self.plain() else { return false };
+        let peeked = socket2::SockRef::from(&socket).peek(&mut [std::mem::MaybeUninit::uninit()]);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The socket itself.

@@ -15,6 +15,7 @@ use super::dial::Failed;
 use super::drive::until;
 use super::link::{EndpointPool, LinkState};
 use super::slab::Key;
+use super::splice::Toward;
 use super::{Served, Timer, Worker};
 use crate::observe::turn::TurnRecord;
 use crate::registry::EndpointTally;
@@ -451,7 +452,10 @@ impl Worker {
         let Some(mut turn) = client.turn.take() else { return };
         let service = client.service;
         let link = client.link;
-        let sent_all = client.to_link.sent == client.to_link.bytes.len();
+        let sent_all = client.to_link.sent == client.to_link.bytes.len() && !client.pipes(Toward::Link);
+        if let Some(splice) = &mut client.splice {
+            splice.end_turn(&mut self.pipes, &self.descriptors);
+        }
         client.to_link.clear(&mut self.pool);
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         served.tally.turns_active.sub(1);

@@ -110,7 +110,7 @@ const LINK: [&[u8]; 8] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn nobody_can_tell_what_passed(
