@@ -376,6 +376,47 @@ fn clients_that_go_in_a_body_take_their_links_along() {
     assert_same(&read_exactly(&mut client, content.len()), &content);
 }
 
+/// The endpoint has nothing more to say, but listens on, later. What the client says meanwhile, up to its end, is on
+/// its way to it, some of it in sockets and some of it here.
+#[test]
+fn who_has_said_everything_still_hears_everything() {
+    for piece in [8 * 1024, MEGABYTE] {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (heard, result) = std::sync::mpsc::channel();
+        let wait = std::sync::Mutex::new(wait);
+        let backend = Backend::start(move |mut stream, _| {
+            stream.write_all(b"welcome").expect("sent");
+            stream.shutdown(Shutdown::Write).expect("half-closed");
+            wait.lock().expect("one at a time").recv().expect("the test goes on");
+            let mut bytes = Vec::new();
+            let end = stream.read_to_end(&mut bytes);
+            heard.send((bytes, end)).expect("the test waits");
+        });
+        let proxy = Proxy::with(&[backend.addr], |service| service.protocol = Protocol::Tcp);
+        let mut client = proxy.connect();
+        assert_eq!(read_all(&mut client), "welcome");
+        let count = |name: &str| proxy.metric(name, "") as usize;
+        let received = || count("evenkeel_client_bytes_received_total");
+        let content = noise(64 * MEGABYTE);
+        let mut said = 0;
+        // Until the endpoint's socket takes no more, and something waits here.
+        for piece in content.chunks(piece) {
+            client.write_all(piece).expect("sent");
+            said += piece.len();
+            eventually("something came", || received() + piece.len() > said);
+            if received() > count("evenkeel_endpoint_bytes_sent_total") {
+                break;
+            }
+        }
+        client.shutdown(Shutdown::Write).expect("half-closed");
+        eventually("the end is noticed, or could be", || received() + piece >= said);
+        go.send(()).expect("the backend waits");
+        let (bytes, end) = result.recv().expect("an end");
+        end.expect("a clean one");
+        assert_same(&bytes, &content[..said]);
+    }
+}
+
 /// A client that takes little at once.
 fn slow(addr: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");

@@ -11,7 +11,7 @@ use super::link::LinkState;
 use super::slab::Key;
 use super::splice::{BULK, Toward};
 use super::{Timer, Worker};
-use evenkeel_core::end::{Cause, End};
+use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, Io, Output};
@@ -69,7 +69,11 @@ impl Worker {
                 return self.leave(key, scratch);
             }
             let high = self.high(client);
-            let link_drained = client.to_link.unsent().len() <= high && !client.pipes(Toward::Link);
+            // A session that is relayed may be over with its client's end, so that is heard last: when nothing
+            // that was said before waits any more.
+            let last = client.closed && client.engine.phase() == Phase::Relay;
+            let most = if last { 0 } else { high };
+            let link_drained = client.to_link.unsent().len() <= most && !client.pipes(Toward::Link);
             let client_drained = client.to_client.unsent().len() <= high && !client.pipes(Toward::Client);
             if client.offer && client.engine.wants_client() && link_drained {
                 self.offer_stash(key);
@@ -83,7 +87,7 @@ impl Worker {
                     return self.touch(key);
                 }
                 budget = budget.saturating_sub(self.take_from_link(key, scratch, budget));
-            } else if client.closed && !client.engine.wants_client() && self.client_is_gone(key) {
+            } else if client.closed && !(client.engine.wants_client() && link_drained) && self.client_is_gone(key) {
                 return self.client_lost(key);
             } else {
                 break;
@@ -108,7 +112,7 @@ impl Worker {
     }
 
     /// A reset shows while nothing is read from the client; a half-closed client still waits for
-    /// its answer.
+    /// its answer, or for an endpoint that is slow.
     fn client_is_gone(&self, key: Key) -> bool {
         self.sessions.get(key).is_some_and(|c| matches!(c.stream.take_error(), Ok(Some(_)) | Err(_)))
     }
@@ -143,9 +147,13 @@ impl Worker {
         n
     }
 
-    /// The client will send no more.
+    /// The client will send no more. To be read again if it is not the time to hear that.
     pub(super) fn client_finished(&mut self, key: Key) {
         if let Some(client) = self.sessions.get_mut(key) {
+            client.closed = true;
+            if client.engine.phase() == Phase::Relay && !client.to_link.unsent().is_empty() {
+                return;
+            }
             (client.eof, client.readable) = (true, false);
             self.with_engine(key, |engine, io, context| engine.client_eof(io, context));
         }
@@ -165,7 +173,7 @@ impl Worker {
                 return 0;
             }
         };
-        if n < scratch.len() && !client.closed {
+        if n < scratch.len() && n > 0 && !client.closed {
             client.readable = false;
         }
         if n == 0 {
