@@ -2,6 +2,7 @@
 
 use crate::config::Drain;
 use crate::live::Live;
+use crate::memory::Keeper;
 use crate::now::SessionAges;
 use crate::observe::events::Events;
 use crate::recent::Recent;
@@ -141,9 +142,11 @@ impl Control {
     /// Samples the counters for ever.
     pub(crate) async fn sample(self: Arc<Self>) {
         let mut every = tokio::time::interval(SAMPLE);
+        let mut memory = Keeper::default();
         loop {
             every.tick().await;
             self.services().iter().for_each(|service| service.sample(self.clock.now()));
+            memory.tick(self.workers.iter().map(|worker| worker.load.load(Relaxed)).sum());
         }
     }
 

@@ -5,6 +5,7 @@ pub mod config;
 mod control;
 pub mod format;
 mod live;
+mod memory;
 mod now;
 mod observe;
 mod recent;

@@ -20,7 +20,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
+use tokio::runtime::{self, Handle};
+use tokio::sync::oneshot;
 use tracing::{error, info};
 
 /// Facts from workers that wait for the control thread.
@@ -43,7 +44,27 @@ pub struct Running {
     finished: usize,
     /// It began to leave: when its grace ends.
     leaves_by: Option<Instant>,
-    runtime: Option<Runtime>,
+    runtime: ControlThread,
+}
+
+/// The thread on which everything runs that is not a worker's; it ends when this is dropped.
+#[derive(Debug)]
+struct ControlThread {
+    handle: Handle,
+    _stop: oneshot::Sender<()>,
+}
+
+impl ControlThread {
+    fn start() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
+        std::thread::Builder::new().name("control".into()).spawn(move || {
+            // Nothing is ever sent: it is over when the sender is gone.
+            let _over = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { handle, _stop: stop })
+    }
 }
 
 /// Binds everything, starts workers and control, and returns once clients can connect.
@@ -52,8 +73,7 @@ pub struct Running {
 /// A listener that cannot be bound, named; or a thread that cannot be started.
 pub fn start(config: Config) -> io::Result<Running> {
     let clock = Clock::new(Instant::now());
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    let runtime = ControlThread::start()?;
     let count = config.workers.unwrap_or_else(cpus).max(1);
     let registry = Arc::new(Registry::default());
     let log = |format| AccessLog::start(format, registry.access_log_dropped.clone());
@@ -67,14 +87,10 @@ pub fn start(config: Config) -> io::Result<Running> {
     let setup = Setup::new(config.name.clone(), first, seed);
     let control = Arc::new(Control::new(config.name.clone(), clock, registry.clone(), workers.clone(), setup));
     let applied = {
-        let _inside = runtime.enter();
+        let _inside = runtime.handle.enter();
         apply(&control, config)
     };
-    if let Err(error) = applied {
-        // The caller may be inside a runtime of its own, where waiting for this one is not allowed.
-        runtime.shutdown_background();
-        return Err(error);
-    }
+    applied?;
 
     let descriptors = Arc::new(Descriptors::new(open_files()));
     let (finish, done) = mpsc::channel();
@@ -102,9 +118,9 @@ pub fn start(config: Config) -> io::Result<Running> {
             let _gone = finish.send(());
         })?);
     }
-    runtime.spawn(obey_facts(inbox, control.clone()));
-    runtime.spawn(control.clone().sample());
-    runtime.spawn(watch_certificates(control.clone()));
+    runtime.handle.spawn(obey_facts(inbox, control.clone()));
+    runtime.handle.spawn(control.clone().sample());
+    runtime.handle.spawn(watch_certificates(control.clone()));
     // Clients that connect the moment we return find endpoints where targets know them at once.
     let patience = Instant::now() + FIRST_PICKER;
     while control.unready().is_some() {
@@ -116,7 +132,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     info!(workers = count, services = services.len(), "serving");
     let listening = services.iter().map(|s| (s.name(), s.listening())).collect();
     let admin = control.setup.lock().ok().and_then(|setup| setup.admin_address());
-    let (finished, leaves_by, runtime) = (0, None, Some(runtime));
+    let (finished, leaves_by, runtime) = (0, None, runtime);
     Ok(Running { listening, admin, registry, control, threads, done, finished, leaves_by, runtime })
 }
 
@@ -161,7 +177,7 @@ impl Running {
     /// A listener that cannot be bound; then nothing has changed.
     pub async fn reload(&self, config: Config) -> io::Result<Vec<String>> {
         let applied = {
-            let _inside = self.runtime.as_ref().map(Runtime::enter);
+            let _inside = self.runtime.handle.enter();
             apply(&self.control, config)?
         };
         Ok(applied.finish().await)
@@ -245,9 +261,6 @@ impl Drop for Running {
         let exporter = self.control.setup.lock().ok().and_then(|mut setup| setup.take_exporter());
         if let Some(exporter) = exporter {
             exporter.finish();
-        }
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
         }
     }
 }
