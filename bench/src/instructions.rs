@@ -74,7 +74,7 @@ fn pick(policy: Policy, n: u32) {
 fn turn(request: &[u8], response: &[u8], n: u32) {
     let address = SocketAddr::from(([127, 0, 0, 1], 8080));
     let settings = Settings { protocol: Protocol::Http1, ..Settings::default() };
-    let peer = Peer { client: address, local: address, tls: false, subject: None };
+    let peer = Peer::plain(address, address.into());
     let mut now = Instant::from_nanos(1_000_000_000);
     let context = Context::new(&settings, &peer, now);
     let mut session = Session::new(&context);

@@ -65,7 +65,7 @@ pub extern "C" fn main() -> i32 {
     let ask = Ask { scope: Scope::Turn, key: None, avoid: &[] };
     let picked = picker.is_some_and(|picker| picker.pick(&ask, &mut Rng::seeded(1), now).is_ok());
 
-    let (settings, peer) = (Settings::default(), Peer { client: address, local: address, tls: false, subject: None });
+    let (settings, peer) = (Settings::default(), Peer::plain(address, address.into()));
     let context = Context::new(&settings, &peer, now);
     let mut session = Session::new(&context);
     let (mut client, mut link) = (Vec::new(), Vec::new());

@@ -21,6 +21,7 @@ pub struct Session {
     outputs: Outputs,
 }
 
+/// Every session has one, idle or not: what a protocol needs only during a turn belongs into a box.
 #[derive(Debug)]
 enum Engine {
     Detect(Detect),
@@ -30,6 +31,8 @@ enum Engine {
     Refused(Refused),
     Over(Phase),
 }
+
+const _: () = assert!(size_of::<Session>() <= 56, "an idle session: see Memory in docs/performance.md");
 
 /// A client that cannot be served. If it speaks HTTP it is told so; whoever says nothing for
 /// [`REFUSAL`] is not.
@@ -467,9 +470,14 @@ impl LinkError {
     }
 }
 
-/// Outputs that wait to be polled: at most one of a kind, always in this order.
+/// Outputs that wait to be polled. A session has some for the moment between a call and the end of its
+/// polling, and room for them only then.
 #[derive(Debug, Default)]
-pub(crate) struct Outputs {
+pub(crate) struct Outputs(Option<Box<Waiting>>);
+
+/// At most one of a kind, always in this order.
+#[derive(Debug, Default)]
+struct Waiting {
     retry: bool,
     answered: Option<Option<u16>>,
     tunnel: Option<Option<Box<TurnLog>>>,
@@ -479,56 +487,68 @@ pub(crate) struct Outputs {
     turn: Option<TurnEnd>,
     want: Option<Want>,
     end: Option<(End, bool, bool)>,
-    any: bool,
 }
 
 impl Outputs {
+    #[inline]
+    fn waiting(&mut self) -> &mut Waiting {
+        self.0.get_or_insert_default()
+    }
+
     pub(crate) fn retry(&mut self) {
-        (self.retry, self.any) = (true, true);
+        self.waiting().retry = true;
     }
 
     pub(crate) fn answered(&mut self, status: Option<u16>) {
-        (self.answered, self.any) = (Some(status), true);
+        self.waiting().answered = Some(status);
     }
 
     pub(crate) fn tunnel(&mut self, log: Option<Box<TurnLog>>) {
-        (self.tunnel, self.any) = (Some(log), true);
+        self.waiting().tunnel = Some(log);
     }
 
     pub(crate) fn limit(&mut self, limit: Limit) {
-        (self.limit, self.any) = (Some(limit), true);
+        self.waiting().limit = Some(limit);
     }
 
     pub(crate) fn finish_client(&mut self) {
-        (self.finish_client, self.any) = (true, true);
+        self.waiting().finish_client = true;
     }
 
     pub(crate) fn finish_link(&mut self) {
-        (self.finish_link, self.any) = (true, true);
+        self.waiting().finish_link = true;
     }
 
     /// The turn is over. If its link was not even asked for, nobody needs to know.
     pub(crate) fn turn(&mut self, end: TurnEnd) {
-        if self.want.take().is_none() {
-            (self.turn, self.any) = (Some(end), true);
+        let waiting = self.waiting();
+        if waiting.want.take().is_none() {
+            waiting.turn = Some(end);
         }
     }
 
     pub(crate) fn want(&mut self, want: Want) {
-        (self.want, self.any) = (Some(want), true);
+        self.waiting().want = Some(want);
     }
 
     pub(crate) fn end(&mut self, end: End, abort: bool, linger: bool) {
-        (self.end, self.any) = (Some((end, abort, linger)), true);
+        self.waiting().end = Some((end, abort, linger));
     }
 
     #[inline]
     fn next(&mut self) -> Option<Output> {
-        if !self.any {
-            return None;
+        let next = self.0.as_mut()?.next();
+        if next.is_none() {
+            self.0 = None;
         }
+        next
+    }
+}
+
+impl Waiting {
+    fn next(&mut self) -> Option<Output> {
         let take = |flag: &mut bool, output| core::mem::take(flag).then_some(output);
-        let next = take(&mut self.retry, Output::Retry)
+        take(&mut self.retry, Output::Retry)
             .or_else(|| self.answered.take().map(Output::Answered))
             .or_else(|| self.tunnel.take().map(Output::Tunnel))
             .or_else(|| self.limit.take().map(Output::Limit))
@@ -536,8 +556,6 @@ impl Outputs {
             .or_else(|| take(&mut self.finish_link, Output::FinishLink))
             .or_else(|| self.turn.take().map(Output::Turn))
             .or_else(|| self.want.take().map(Output::Want))
-            .or_else(|| self.end.take().map(|(end, abort, linger)| Output::End { end, abort, linger }));
-        self.any = next.is_some();
-        next
+            .or_else(|| self.end.take().map(|(end, abort, linger)| Output::End { end, abort, linger }))
     }
 }

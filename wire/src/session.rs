@@ -18,6 +18,7 @@ use crate::out::Out;
 use crate::trace::{NewSpan, Trace};
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::net::SocketAddr;
 use evenkeel_core::end::{Cause, End, Limit};
 use evenkeel_core::picker::{NoPick, Scope};
@@ -136,12 +137,24 @@ impl Default for Settings {
 pub struct Peer {
     /// The client.
     pub client: SocketAddr,
-    /// Our side of its connection.
-    pub local: SocketAddr,
-    /// Did it come over TLS?
-    pub tls: bool,
+    /// Our side of its connection, which it has in common with the others of its listener.
+    pub local: Arc<SocketAddr>,
+    /// `None`: it did not come over TLS.
+    pub tls: Option<Box<PeerTls>>,
+}
+
+/// What the worker knows of a client's TLS.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PeerTls {
     /// The subject of its certificate, if it showed one and somebody wants to know.
     pub subject: Option<Box<str>>,
+}
+
+impl Peer {
+    /// A client without TLS.
+    pub fn plain(client: SocketAddr, local: Arc<SocketAddr>) -> Self {
+        Self { client, local, tls: None }
+    }
 }
 
 /// What every call is given.

@@ -198,7 +198,7 @@ impl Worker {
             return;
         }
         tally.sessions.add(1);
-        let peer = Peer { client, local, tls: false, subject: None };
+        let peer = Peer::plain(client, local);
         let context = Context::new(&shared.settings, &peer, self.now);
         let engine = match (admitted, &arrival) {
             (false, _) => Session::refused(&context),

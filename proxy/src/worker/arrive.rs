@@ -10,7 +10,7 @@ use super::socket::NO_ADDRESS;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::time::Instant;
 use evenkeel_wire::edge::{ClientHello, Found, client_hello, proxy_header};
-use evenkeel_wire::session::{Context, Session};
+use evenkeel_wire::session::{Context, PeerTls, Session};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Failed {
 }
 
 /// Who a client counts as: an IPv4 address, or the network that one IPv6 subscriber has (RFC 6177).
-fn source_of(client: IpAddr) -> IpAddr {
+pub(super) fn source_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
         v4 => v4,
@@ -118,10 +118,7 @@ impl Worker {
         match client.stream.read(scratch) {
             Ok(0) => {}
             Ok(n) => {
-                if client.input.capacity() == 0 {
-                    client.input = self.pool.take();
-                }
-                client.input.extend_from_slice(&scratch[..n]);
+                client.buffers.input.extend_from_slice(&scratch[..n]);
                 client.readable = n == scratch.len() || client.closed;
                 return true;
             }
@@ -138,7 +135,7 @@ impl Worker {
 
     fn proxy_step(&mut self, key: Key) -> Result<Went, Failed> {
         let Some(client) = self.sessions.get_mut(key) else { return Ok(Went::Over) };
-        let header = match proxy_header(&client.input) {
+        let header = match proxy_header(&client.buffers.input) {
             Found::Whole(header) => header,
             Found::Partial => return Ok(Went::Waits),
             Found::Wrong => {
@@ -146,9 +143,9 @@ impl Worker {
                 return Err(Failed::new(Cause::ClientProtocol, detail));
             }
         };
-        client.input.drain(..header.length);
+        client.buffers.input.drain(..header.length);
         if let Some((from, to)) = header.addresses {
-            (client.peer.client, client.peer.local) = (from, to);
+            (client.peer.client, client.peer.local) = (from, Arc::new(to));
         }
         let Some(Some(served)) = self.services.get(client.service as usize) else { return Ok(Went::Over) };
         let config = &served.shared.config;
@@ -173,7 +170,7 @@ impl Worker {
         let source = source_of(client.peer.client.ip());
         match served.shared.admit_source(source) {
             Ok(counted) => {
-                client.source = counted.then_some(source);
+                client.counted = counted;
                 true
             }
             Err(limit) => {
@@ -185,10 +182,10 @@ impl Worker {
 
     fn hello_step(&mut self, key: Key) -> Result<Went, Failed> {
         let Some(client) = self.sessions.get_mut(key) else { return Ok(Went::Over) };
-        let (input, mut room) = (std::mem::take(&mut client.input), Vec::new());
+        let (input, mut room) = (std::mem::take(&mut client.buffers.input), Vec::new());
         let found = match client_hello(&input, &mut room) {
             Found::Partial if input.len() < MOST => {
-                client.input = input;
+                client.buffers.input = input;
                 return Ok(Went::Waits);
             }
             Found::Whole(hello) => Some(hello),
@@ -197,7 +194,7 @@ impl Worker {
         let went = self.greet(key, found.as_ref(), &input);
         match self.sessions.get_mut(key) {
             // Not TLS that ends here: the session reads it.
-            Some(client) if client.stream.tls().is_none() => client.input = input,
+            Some(client) if client.stream.tls().is_none() => client.buffers.input = input,
             _ => self.pool.give(input),
         }
         match went? {
@@ -262,12 +259,12 @@ impl Worker {
         if before == service {
             return true;
         }
-        let source = client.source.take();
+        let counted = std::mem::take(&mut client.counted);
         let Some(Some(old)) = self.services.get(before as usize) else { return false };
         old.tally.sessions.sub(1);
         old.shared.leave();
-        if let Some(source) = source {
-            old.shared.leave_source(source);
+        if counted {
+            old.shared.leave_source(source_of(client.peer.client.ip()));
         }
         let Some(Some(new)) = self.services.get(service as usize) else { return false };
         new.tally.sessions.add(1);
@@ -299,11 +296,9 @@ impl Worker {
         }
         let Some(Some(served)) = self.services.get(client.service as usize) else { return Ok(Went::Over) };
         served.tally.handshakes.add(1);
-        client.peer.tls = true;
-        if served.shared.tls.as_ref().is_some_and(|tls| tls.subject) {
-            let certificate = client.stream.tls().and_then(|tls| tls.peer_certificate());
-            client.peer.subject = certificate.and_then(crate::tls::subject);
-        }
+        let wanted = served.shared.tls.as_ref().is_some_and(|tls| tls.subject);
+        let certificate = client.stream.tls().filter(|_| wanted).and_then(|tls| tls.peer_certificate());
+        client.peer.tls = Some(Box::new(PeerTls { subject: certificate.and_then(crate::tls::subject) }));
         Ok(self.begin(key))
     }
 
@@ -326,7 +321,7 @@ impl Worker {
             client.arrival = None;
             // What was read with the handshake is in its buffers.
             client.readable = true;
-            client.offer = !client.input.is_empty();
+            client.offer = !client.buffers.input.is_empty();
             client.armed = None;
         }
         self.leave_with_process(key);

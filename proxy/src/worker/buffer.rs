@@ -1,5 +1,7 @@
 //! Buffers that sessions and links hold only while bytes wait in them.
 
+use std::ops::{Deref, DerefMut};
+
 /// Capacity of a fresh buffer: a request head with room to spare.
 const FRESH_BYTES: usize = 1024;
 /// A buffer that grew larger is given back to the allocator instead of being kept.
@@ -9,21 +11,102 @@ const SPARE: usize = 256;
 
 /// A worker's spare buffers.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Vec<Vec<u8>>);
+pub(crate) struct Pool {
+    bytes: Vec<Vec<u8>>,
+    #[expect(clippy::vec_box, reason = "they change hands as boxes")]
+    buffers: Vec<Box<Buffers>>,
+}
 
 impl Pool {
     /// An empty buffer.
     #[inline]
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| Vec::with_capacity(FRESH_BYTES))
+        self.bytes.pop().unwrap_or_else(|| Vec::with_capacity(FRESH_BYTES))
     }
 
     /// Takes a buffer back.
     #[inline]
     pub(crate) fn give(&mut self, mut buffer: Vec<u8>) {
-        if (1..=KEEP_BYTES).contains(&buffer.capacity()) && self.0.len() < SPARE {
+        if (1..=KEEP_BYTES).contains(&buffer.capacity()) && self.bytes.len() < SPARE {
             buffer.clear();
-            self.0.push(buffer);
+            self.bytes.push(buffer);
+        }
+    }
+}
+
+/// What waits in a session.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    /// Bytes of the client that the engine could not use yet.
+    pub(crate) input: Vec<u8>,
+    /// Bytes of the endpoint that are not a whole head yet.
+    pub(crate) answer: Vec<u8>,
+    pub(crate) to_client: SendBuf,
+    pub(crate) to_link: SendBuf,
+}
+
+/// The buffers of a session: it has them while it is driven, and as long as something waits in them. At all
+/// other times it reads as if it had empty ones.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Option<Box<Buffers>>);
+
+static EMPTY: Buffers =
+    Buffers { input: Vec::new(), answer: Vec::new(), to_client: SendBuf::new(), to_link: SendBuf::new() };
+
+impl Deref for Held {
+    type Target = Buffers;
+
+    #[inline]
+    fn deref(&self) -> &Buffers {
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for Held {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Buffers {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Held {
+    /// Has buffers from here on.
+    #[inline]
+    pub(crate) fn lend(&mut self, pool: &mut Pool) -> &mut Buffers {
+        self.0.get_or_insert_with(|| pool.buffers.pop().unwrap_or_default())
+    }
+
+    /// Gives back what holds nothing.
+    #[inline]
+    pub(crate) fn settle(&mut self, pool: &mut Pool) {
+        let Some(buffers) = &mut self.0 else { return };
+        let Buffers { input, answer, to_client, to_link } = &mut **buffers;
+        let mut holds = false;
+        for bytes in [input, answer, &mut to_client.bytes, &mut to_link.bytes] {
+            if !bytes.is_empty() {
+                holds = true;
+            } else if bytes.capacity() != 0 {
+                pool.give(std::mem::take(bytes));
+            }
+        }
+        if !holds
+            && let Some(mut buffers) = self.0.take()
+            && pool.buffers.len() < SPARE
+        {
+            // There is nothing to keep.
+            buffers.to_link.keep = false;
+            pool.buffers.push(buffers);
+        }
+    }
+
+    /// Gives back everything, with what is in it.
+    pub(crate) fn clear(&mut self, pool: &mut Pool) {
+        if let Some(buffers) = &mut self.0 {
+            buffers.input.clear();
+            buffers.answer.clear();
+            buffers.to_client.clear();
+            buffers.to_link.clear();
+            self.settle(pool);
         }
     }
 }
@@ -34,11 +117,13 @@ pub(crate) struct SendBuf {
     pub(crate) bytes: Vec<u8>,
     pub(crate) sent: usize,
     pub(crate) keep: bool,
-    /// Sent bytes were dropped since [`SendBuf::clear`]: no replay is possible.
-    pub(crate) dropped: bool,
 }
 
 impl SendBuf {
+    const fn new() -> Self {
+        Self { bytes: Vec::new(), sent: 0, keep: false }
+    }
+
     /// What has not been sent.
     #[inline]
     pub(crate) fn unsent(&self) -> &[u8] {
@@ -54,11 +139,11 @@ impl SendBuf {
         &mut self.bytes
     }
 
-    /// `n` more bytes are out.
+    /// `n` more bytes are out. True: what was sent is not kept.
     #[inline]
-    pub(crate) fn advance(&mut self, n: usize) {
+    pub(crate) fn advance(&mut self, n: usize) -> bool {
         self.sent += n;
-        self.dropped |= !self.keep && self.sent > 0;
+        let dropped = !self.keep && self.sent > 0;
         if !self.keep && self.sent == self.bytes.len() {
             self.bytes.clear();
             self.sent = 0;
@@ -67,28 +152,20 @@ impl SendBuf {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
+        dropped
     }
 
-    /// Sent bytes are not needed any more.
+    /// Sent bytes are not needed any more. True: there were some.
     #[inline]
-    pub(crate) fn forget_sent(&mut self) {
+    pub(crate) fn forget_sent(&mut self) -> bool {
         self.keep = false;
-        self.advance(0);
-    }
-
-    /// Gives the memory back if nothing waits.
-    #[inline]
-    pub(crate) fn settle(&mut self, pool: &mut Pool) {
-        if self.bytes.is_empty() && self.bytes.capacity() != 0 {
-            pool.give(std::mem::take(&mut self.bytes));
-        }
+        self.advance(0)
     }
 
     /// Drops everything.
-    pub(crate) fn clear(&mut self, pool: &mut Pool) {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        (self.sent, self.keep, self.dropped) = (0, false, false);
-        self.settle(pool);
+        (self.sent, self.keep) = (0, false);
     }
 }
 
@@ -98,23 +175,25 @@ mod tests {
 
     #[test]
     fn kept_bytes_can_be_sent_again() {
-        let mut buf = SendBuf { bytes: b"request".to_vec(), sent: 0, keep: true, dropped: false };
-        buf.advance(7);
+        let mut buf = SendBuf { bytes: b"request".to_vec(), sent: 0, keep: true };
+        assert!(!buf.advance(7));
         assert_eq!(buf.unsent(), b"");
         buf.sent = 0;
         assert_eq!(buf.unsent(), b"request");
         buf.advance(7);
-        buf.forget_sent();
+        assert!(buf.forget_sent());
         assert!(buf.bytes.is_empty());
     }
 
     #[test]
     fn memory_goes_back_to_the_pool_once_sent() {
-        let mut pool = Pool::default();
-        let mut buf = SendBuf::default();
-        buf.lend(&mut pool).extend_from_slice(b"x");
-        buf.advance(1);
-        buf.settle(&mut pool);
-        assert_eq!((buf.bytes.capacity(), pool.0.len()), (0, 1));
+        let (mut pool, mut held) = (Pool::default(), Held::default());
+        held.lend(&mut pool).to_client.lend(&mut pool).extend_from_slice(b"x");
+        held.settle(&mut pool);
+        assert_eq!(held.to_client.unsent(), b"x");
+        held.to_client.advance(1);
+        held.settle(&mut pool);
+        assert!(held.0.is_none() && held.to_client.unsent().is_empty());
+        assert_eq!((pool.bytes.len(), pool.buffers.len()), (1, 1));
     }
 }

@@ -1,7 +1,8 @@
 //! What the worker keeps of one client connection.
 
 use super::arrive::Arrival;
-use super::buffer::SendBuf;
+use super::buffer::Held;
+use super::link::Link;
 use super::slab::Key;
 use super::socket::Stream;
 use super::splice::{Splice, Toward};
@@ -10,7 +11,6 @@ use evenkeel_core::endpoint::EndpointId;
 use evenkeel_core::picker::Ticket;
 use evenkeel_core::time::Instant;
 use evenkeel_wire::session::{Leave, Peer, Session, TurnLog, Want};
-use std::net::IpAddr;
 
 /// Endpoints remembered as tried for one turn.
 pub(super) const TRIED: usize = 4;
@@ -35,6 +35,8 @@ pub(super) struct Turn {
     pub(super) log: Option<Box<TurnLog>>,
     /// Any byte of a response was seen: from here on nothing is tried again.
     pub(super) heard: bool,
+    /// Bytes of the request that were sent are not kept: no replay is possible.
+    pub(super) dropped: bool,
     /// Waits in the pool's queue since `tried_at`.
     pub(super) queued: bool,
     /// Waits to be let in until then.
@@ -45,9 +47,12 @@ pub(super) struct Turn {
     pub(super) fresh: bool,
     /// Tries made, the present one included.
     pub(super) tries: u32,
-    tried: [EndpointId; TRIED],
-    tried_len: u8,
+    tried: Option<Box<Tried>>,
 }
+
+/// Endpoints not to be tried again while there are others. Most turns have none.
+#[derive(Default, Debug)]
+struct Tried(Vec<EndpointId>);
 
 impl Turn {
     pub(super) fn new(want: Want, now: Instant) -> Self {
@@ -62,25 +67,24 @@ impl Turn {
             status: None,
             log: None,
             heard: false,
+            dropped: false,
             queued: false,
             held: None,
             upgrade: false,
             fresh: false,
             tries: 1,
-            tried: [EndpointId(0); TRIED],
-            tried_len: 0,
+            tried: None,
         }
     }
 
-    /// Endpoints not to be tried again while there are others.
     pub(super) fn tried(&self) -> &[EndpointId] {
-        &self.tried[..usize::from(self.tried_len)]
+        self.tried.as_deref().map_or(&[], |tried| &tried.0)
     }
 
     pub(super) fn note_tried(&mut self, id: EndpointId) {
-        if usize::from(self.tried_len) < TRIED {
-            self.tried[usize::from(self.tried_len)] = id;
-            self.tried_len += 1;
+        let Tried(ids) = &mut **self.tried.get_or_insert_default();
+        if ids.len() < TRIED {
+            ids.push(id);
         }
     }
 }
@@ -109,19 +113,16 @@ pub(super) struct Client {
     pub(super) arrival: Option<Box<Arrival>>,
     /// It is one of those that the service may have; if not, it is being told so.
     pub(super) admitted: bool,
-    /// The address for which it is counted.
-    pub(super) source: Option<IpAddr>,
+    /// It is counted for its client's address.
+    pub(super) counted: bool,
     pub(super) peer: Peer,
     pub(super) link: Option<Key>,
-    pub(super) turn: Option<Turn>,
-    /// The endpoint of all its turns, once chosen (policy `random`).
-    pub(super) pin: Option<EndpointId>,
-    /// Bytes that the engine could not use yet.
-    pub(super) input: Vec<u8>,
-    /// `input` is to be offered again as soon as the engine wants input.
+    pub(super) turn: Option<Box<Turn>>,
+    /// The endpoint of all its turns, once chosen (policy `random`). In a box, for few have one.
+    pub(super) pin: Option<Box<EndpointId>>,
+    pub(super) buffers: Held,
+    /// Input that waits is to be offered again as soon as the engine wants input.
     pub(super) offer: bool,
-    pub(super) to_client: SendBuf,
-    pub(super) to_link: SendBuf,
     /// What moves inside the kernel; `None` while nothing does.
     pub(super) splice: Option<Box<Splice>>,
     pub(super) readable: bool,
@@ -136,7 +137,7 @@ pub(super) struct Client {
     pub(super) finish_link: bool,
     /// In the list of sessions to drive.
     pub(super) queued: bool,
-    pub(super) leaving: Option<Leaving>,
+    pub(super) leaving: Option<Box<Leaving>>,
     /// When the session is to be asked to go, and why.
     pub(super) leave: Option<(Instant, Leave)>,
     pub(super) opened: Instant,
@@ -167,15 +168,13 @@ impl Client {
             engine,
             arrival,
             admitted,
-            source: None,
+            counted: false,
             peer,
             link: None,
             turn: None,
             pin: None,
-            input: Vec::new(),
+            buffers: Held::default(),
             offer: false,
-            to_client: SendBuf::default(),
-            to_link: SendBuf::default(),
             splice: None,
             readable: false,
             writable: true,
@@ -192,3 +191,11 @@ impl Client {
         }
     }
 }
+
+/// What every session has, what every turn has besides, and what every link has. Something that is needed only while
+/// a session is driven belongs into its buffers or on the stack, something that few sessions have into a box.
+const _: () = {
+    assert!(size_of::<Client>() <= 240, "an idle HTTP/1.1 session: see Memory in docs/performance.md");
+    assert!(size_of::<Turn>() <= 120, "a TCP or WebSocket session, too: see Memory in docs/performance.md");
+    assert!(size_of::<Link>() <= 64, "a TCP or WebSocket session, too: see Memory in docs/performance.md");
+};

@@ -1,6 +1,7 @@
 //! How a session ends, and how all of them do when there is no more time.
 
 use super::Worker;
+use super::arrive::source_of;
 use super::client::Leaving;
 use super::complaints::{Subject, is_clients};
 use super::slab::Key;
@@ -28,7 +29,7 @@ impl Worker {
                 let (service, client) = (&*served.shared.config.name, client.peer.client);
                 self.complaints.hear(end, &Subject { service, client, endpoint: None, detail: None }, self.now);
             }
-            client.leaving = Some(Leaving { end, abort, linger, lingering: false, until });
+            client.leaving = Some(Box::new(Leaving { end, abort, linger, lingering: false, until }));
         }
         if let Some(link) = client.link.take() {
             self.remove_link(link);
@@ -41,13 +42,13 @@ impl Worker {
         self.flush_client(key, &[]);
         let linger = super::drive::until(self.now, LINGER);
         let Some(client) = self.sessions.get_mut(key) else { return };
-        let waits = !client.to_client.unsent().is_empty() || client.pipes(Toward::Client);
+        let waits = !client.buffers.to_client.unsent().is_empty() || client.pipes(Toward::Client);
         let Some(leaving) = &mut client.leaving else { return };
         if waits || client.stream.holds_output() {
             return self.rearm(key);
         }
         if leaving.abort || client.eof || !leaving.linger {
-            let Leaving { end, abort, .. } = *leaving;
+            let Leaving { end, abort, .. } = **leaving;
             return self.remove_session(key, end, abort);
         }
         if !leaving.lingering {
@@ -70,15 +71,15 @@ impl Worker {
 
     /// A leaving session's time is over.
     pub(super) fn patience_ends(&mut self, key: Key) {
-        if let Some(leaving) = self.sessions.get(key).and_then(|c| c.leaving) {
-            self.remove_session(key, leaving.end, !leaving.lingering);
+        if let Some(&Leaving { end, lingering, .. }) = self.sessions.get(key).and_then(|c| c.leaving.as_deref()) {
+            self.remove_session(key, end, !lingering);
         }
     }
 
     /// The client reset its connection, or cannot be written to.
     pub(super) fn client_lost(&mut self, key: Key) {
         if let Some(client) = self.sessions.get(key) {
-            let end = match client.leaving {
+            let end = match &client.leaving {
                 Some(leaving) => leaving.end,
                 None => End { cause: Cause::ClientClosed, phase: client.engine.phase() },
             };
@@ -100,21 +101,18 @@ impl Worker {
         if let Some(link) = client.link {
             self.remove_link(link);
         }
-        let client = *client;
-        if let Some(mut splice) = client.splice {
+        if let Some(splice) = &mut client.splice {
             splice.drop_pipe(Toward::Client, &mut self.pipes, &self.descriptors);
         }
-        for buffer in [client.input, client.to_client.bytes, client.to_link.bytes] {
-            self.pool.give(buffer);
-        }
+        client.buffers.clear(&mut self.pool);
         if let Some(Some(served)) = self.services.get(client.service as usize) {
             served.tally.sessions.sub(1);
             served.tally.ends[end.cause as usize].add(1);
             if client.admitted {
                 served.shared.leave();
             }
-            if let Some(source) = client.source {
-                served.shared.leave_source(source);
+            if client.counted {
+                served.shared.leave_source(source_of(client.peer.client.ip()));
             }
         }
         self.refused -= usize::from(!client.admitted);

@@ -49,7 +49,6 @@ impl Worker {
             closed: false,
             broken: false,
             dirty: false,
-            input: Vec::new(),
             since: now,
             armed: true,
         });
@@ -99,7 +98,7 @@ impl Worker {
                 let peer = link.session.and_then(|session| sessions.get(session)).map(|client| &client.peer);
                 let known = peer.filter(|peer| peer.client != socket::NO_ADDRESS);
                 let mut header = Vec::new();
-                put_proxy_header(&mut header, version, known.map(|peer| (peer.client, peer.local)));
+                put_proxy_header(&mut header, version, known.map(|peer| (peer.client, *peer.local)));
                 let sent = link.stream.write(&header, &[]).map_err(|error| (Cause::ConnectFailed, error))?;
                 if sent < header.len() {
                     // The buffer of a new socket is empty; whatever this is, it is no connection.

@@ -6,6 +6,7 @@
 //! known. Bytes that the engine passes on unchanged go from the read buffer straight to the other
 //! socket; those that it need not even see, and that are many, do not come here at all (`splice`).
 
+use super::buffer::Buffers;
 use super::client::Client;
 use super::link::LinkState;
 use super::slab::Key;
@@ -61,6 +62,9 @@ impl Worker {
                 return;
             }
         }
+        if let Some(client) = self.sessions.get_mut(key) {
+            client.buffers.lend(&mut self.pool);
+        }
         let mut budget = BUDGET;
         self.carry_out(key, Tails::default());
         loop {
@@ -73,8 +77,8 @@ impl Worker {
             // that was said before waits any more.
             let last = client.closed && client.engine.phase() == Phase::Relay;
             let most = if last { 0 } else { high };
-            let link_drained = client.to_link.unsent().len() <= most && !client.pipes(Toward::Link);
-            let client_drained = client.to_client.unsent().len() <= high && !client.pipes(Toward::Client);
+            let link_drained = client.buffers.to_link.unsent().len() <= most && !client.pipes(Toward::Link);
+            let client_drained = client.buffers.to_client.unsent().len() <= high && !client.pipes(Toward::Client);
             if client.offer && client.engine.wants_client() && link_drained {
                 self.offer_stash(key);
             } else if client.readable && !client.eof && client.engine.wants_client() && link_drained {
@@ -151,7 +155,7 @@ impl Worker {
     pub(super) fn client_finished(&mut self, key: Key) {
         if let Some(client) = self.sessions.get_mut(key) {
             client.closed = true;
-            if client.engine.phase() == Phase::Relay && !client.to_link.unsent().is_empty() {
+            if client.engine.phase() == Phase::Relay && !client.buffers.to_link.unsent().is_empty() {
                 return;
             }
             (client.eof, client.readable) = (true, false);
@@ -183,19 +187,20 @@ impl Worker {
         if let Some(Some(served)) = self.services.get(client.service as usize) {
             served.tally.bytes_received.add(n as u64);
         }
-        if client.input.is_empty() {
+        if client.buffers.input.is_empty() {
             let (consumed, more) = self.feed_client(key, &scratch[..n]);
             if let Some(client) = self.sessions.get_mut(key)
                 && consumed < n
             {
-                if client.input.capacity() == 0 {
-                    client.input = self.pool.take();
+                let stash = &mut client.buffers.input;
+                if stash.capacity() == 0 {
+                    *stash = self.pool.take();
                 }
-                client.input.extend_from_slice(&scratch[consumed..n]);
+                stash.extend_from_slice(&scratch[consumed..n]);
                 client.offer = more;
             }
         } else {
-            client.input.extend_from_slice(&scratch[..n]);
+            client.buffers.input.extend_from_slice(&scratch[..n]);
             self.offer_stash(key);
         }
         n
@@ -206,13 +211,13 @@ impl Worker {
     fn offer_stash(&mut self, key: Key) {
         let Some(client) = self.sessions.get_mut(key) else { return };
         client.offer = false;
-        let mut stash = std::mem::take(&mut client.input);
+        let mut stash = std::mem::take(&mut client.buffers.input);
         let (consumed, more) = self.feed_client(key, &stash);
         stash.drain(..consumed);
         match self.sessions.get_mut(key) {
             Some(client) if !stash.is_empty() => {
                 client.offer = more;
-                client.input = stash;
+                client.buffers.input = stash;
             }
             _ => self.pool.give(stash),
         }
@@ -226,7 +231,8 @@ impl Worker {
         let in_turn = client.turn.is_some();
         let span = tracer.as_ref().map(|tracer| tracer.draw(rng));
         let context = Context { span, ..Context::new(&served.shared.settings, &client.peer, *now) };
-        let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
+        let Buffers { to_client, to_link, .. } = client.buffers.lend(pool);
+        let mut io = Io { client: Out::new(to_client.lend(pool)), link: Out::new(to_link.lend(pool)) };
         let consumed = client.engine.client_data(input, &mut io, &context);
         let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
         self.carry_out(key, tails);
@@ -260,11 +266,11 @@ impl Worker {
             return 0;
         }
         self.heard(key, n);
-        let Some(link) = self.links.get_mut(link_key) else { return n };
-        if link.input.is_empty() {
+        let Some(client) = self.sessions.get_mut(key) else { return n };
+        if client.buffers.answer.is_empty() {
             self.feed_link(key, link_key, &scratch[..n]);
         } else {
-            let mut input = std::mem::take(&mut link.input);
+            let mut input = std::mem::take(&mut client.buffers.answer);
             input.extend_from_slice(&scratch[..n]);
             self.feed_link(key, link_key, &input);
             self.pool.give(input);
@@ -278,7 +284,8 @@ impl Worker {
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
         let context = Context { may_retry, ..Context::new(&served.shared.settings, &client.peer, *now) };
-        let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
+        let Buffers { to_client, to_link, .. } = client.buffers.lend(pool);
+        let mut io = Io { client: Out::new(to_client.lend(pool)), link: Out::new(to_link.lend(pool)) };
         let consumed = client.engine.link_data(input, &mut io, &context);
         let tails = Tails { client: io.client.take_tail(), link: io.link.take_tail() };
         if consumed < input.len()
@@ -286,10 +293,11 @@ impl Worker {
         {
             // If the turn is over these are bytes behind its response.
             link.dirty = true;
-            if link.input.capacity() == 0 {
-                link.input = pool.take();
+            let answer = &mut client.buffers.answer;
+            if answer.capacity() == 0 {
+                *answer = pool.take();
             }
-            link.input.extend_from_slice(&input[consumed..]);
+            answer.extend_from_slice(&input[consumed..]);
         }
         self.carry_out(key, tails);
         // Still the same turn: the engine waits for the rest of a head.
@@ -319,9 +327,10 @@ impl Worker {
         let Self { sessions, services, pool, now, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
-        let link_backlog = !client.to_link.unsent().is_empty() || client.pipes(Toward::Link);
+        let link_backlog = !client.buffers.to_link.unsent().is_empty() || client.pipes(Toward::Link);
         let context = Context { link_backlog, ..Context::new(&served.shared.settings, &client.peer, *now) };
-        let mut io = Io { client: Out::new(client.to_client.lend(pool)), link: Out::new(client.to_link.lend(pool)) };
+        let Buffers { to_client, to_link, .. } = client.buffers.lend(pool);
+        let mut io = Io { client: Out::new(to_client.lend(pool)), link: Out::new(to_link.lend(pool)) };
         call(&mut client.engine, &mut io, &context);
         // Calls without input have no tail.
         io.client.spill();
@@ -358,8 +367,8 @@ impl Worker {
     /// Copies what was to be passed on uncopied: something is about to be written behind it.
     fn spill(&mut self, key: Key, tails: &mut Tails<'_>) {
         if let Some(client) = self.sessions.get_mut(key) {
-            client.to_client.bytes.extend_from_slice(std::mem::take(&mut tails.client));
-            client.to_link.bytes.extend_from_slice(std::mem::take(&mut tails.link));
+            client.buffers.to_client.bytes.extend_from_slice(std::mem::take(&mut tails.client));
+            client.buffers.to_link.bytes.extend_from_slice(std::mem::take(&mut tails.link));
         }
     }
 
@@ -368,27 +377,25 @@ impl Worker {
         let Self { sessions, services, pipes, descriptors, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let (mut total, mut spliced) = (0, 0);
+        let out = &mut client.buffers.to_client;
         if let Some(splice) = &mut client.splice {
-            let (to, writable, behind) = (&client.stream, &mut client.writable, &mut client.to_client);
-            match splice.pour(Toward::Client, to, writable, behind, pipes, descriptors) {
+            match splice.pour(Toward::Client, &client.stream, &mut client.writable, out, pipes, descriptors) {
                 Ok(n) => (total, spliced) = (n, n),
                 Err(_) => return self.client_lost(key),
             }
         }
-        if tail.len() <= SMALL && !client.to_client.bytes.is_empty() {
-            client.to_client.bytes.extend_from_slice(std::mem::take(&mut tail));
+        if tail.len() <= SMALL && !out.bytes.is_empty() {
+            out.bytes.extend_from_slice(std::mem::take(&mut tail));
         }
         let stream = &mut client.stream;
-        while client.writable
-            && (client.to_client.sent < client.to_client.bytes.len() || !tail.is_empty() || stream.holds_output())
-        {
-            let head = client.to_client.unsent();
+        while client.writable && (out.sent < out.bytes.len() || !tail.is_empty() || stream.holds_output()) {
+            let head = out.unsent();
             let want = head.len() + tail.len();
             match stream.write(head, tail) {
                 Ok(n) => {
                     let from_head = n.min(head.len());
                     tail = &tail[n - from_head..];
-                    client.to_client.advance(from_head);
+                    out.advance(from_head);
                     client.writable = n == want && !stream.holds_output();
                     total += n;
                 }
@@ -396,8 +403,8 @@ impl Worker {
                 Err(_) => return self.client_lost(key),
             }
         }
-        client.to_client.bytes.extend_from_slice(tail);
-        if client.finish_client && client.to_client.bytes.is_empty() && !client.pipes(Toward::Client) {
+        out.bytes.extend_from_slice(tail);
+        if client.finish_client && client.buffers.to_client.bytes.is_empty() && !client.pipes(Toward::Client) {
             client.finish_client = false;
             client.stream.finish();
         }
@@ -415,13 +422,13 @@ impl Worker {
         let Self { sessions, links, services, pipes, descriptors, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return &[] };
         let Some(Some(served)) = services.get(client.service as usize) else { return &[] };
-        let out = &mut client.to_link;
+        let (out, mut dropped) = (&mut client.buffers.to_link, false);
         if out.keep && (!tail.is_empty() || out.bytes.len() > served.shared.config.retry.buffer) {
             if out.bytes.len() + tail.len() <= served.shared.config.retry.buffer {
                 out.bytes.extend_from_slice(std::mem::take(&mut tail));
             } else if client.link.and_then(|l| links.get(l)).is_some_and(|l| l.state == LinkState::Busy) {
                 // Too much to keep: from here on the turn cannot be run again.
-                out.forget_sent();
+                dropped |= out.forget_sent();
             }
         }
         let link = client.link.and_then(|l| links.get_mut(l));
@@ -449,7 +456,7 @@ impl Worker {
                 Ok(n) => {
                     let from_head = n.min(head.len());
                     tail = &tail[n - from_head..];
-                    out.advance(from_head);
+                    dropped |= out.advance(from_head);
                     link.writable = n == want && !link.stream.holds_output();
                     total += n;
                 }
@@ -461,7 +468,7 @@ impl Worker {
             }
         }
         if link.broken && !out.keep {
-            out.advance(out.bytes.len() - out.sent);
+            dropped |= out.advance(out.bytes.len() - out.sent);
             tail = &[];
         }
         out.bytes.extend_from_slice(tail);
@@ -469,6 +476,9 @@ impl Worker {
         if client.finish_link && out.sent == out.bytes.len() && !waits {
             client.finish_link = false;
             link.stream.finish();
+        }
+        if dropped && let Some(turn) = &mut client.turn {
+            turn.dropped = true;
         }
         if total > 0
             && let Some(Some(pool)) = served.pools.get(link.pool as usize)
@@ -483,8 +493,7 @@ impl Worker {
     fn settle(&mut self, key: Key) {
         let Self { sessions, pool, .. } = self;
         if let Some(client) = sessions.get_mut(key) {
-            client.to_client.settle(pool);
-            client.to_link.settle(pool);
+            client.buffers.settle(pool);
             if client.splice.as_ref().is_some_and(|splice| splice.is_over()) {
                 client.splice = None;
             }
@@ -529,7 +538,7 @@ impl Worker {
             return;
         }
         client.armed = None;
-        if client.leaving.is_some_and(|l| l.until <= now) {
+        if client.leaving.as_ref().is_some_and(|l| l.until <= now) {
             return self.patience_ends(key);
         }
         if let Some(arrival) = &client.arrival {

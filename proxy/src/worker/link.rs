@@ -45,8 +45,6 @@ pub(super) struct Link {
     pub(super) broken: bool,
     /// It said something that nobody asked for.
     pub(super) dirty: bool,
-    /// Response bytes that are not a whole head yet.
-    pub(super) input: Vec<u8>,
     /// The present state began.
     pub(super) since: Instant,
     /// A timer is armed for it.
@@ -73,7 +71,7 @@ pub(super) struct EndpointPool {
 impl Link {
     /// Nothing speaks against another turn on it.
     pub(super) fn is_clean(&mut self) -> bool {
-        !self.closed && !self.broken && !self.dirty && self.is_quiet() && self.input.is_empty()
+        !self.closed && !self.broken && !self.dirty && self.is_quiet()
     }
 
     /// The endpoint has said nothing more. What the kernel has may be TLS talking to itself: session

@@ -118,7 +118,7 @@ pub(crate) enum Command {
 pub(crate) struct Accepted {
     stream: Stream,
     client: SocketAddr,
-    local: SocketAddr,
+    local: Arc<SocketAddr>,
     /// The services that listen there; the first is for who asks for none by name.
     services: Arc<[u32]>,
 }
@@ -324,10 +324,11 @@ impl Worker {
                 match event.token() {
                     WAKER => woken = true,
                     Token(t) if t > LISTENERS - MAX_LISTENERS => self.accept(LISTENERS - t),
-                    Token(t) if t as u64 & LINK_BIT != 0 => {
-                        self.link_event(Key::from_bits(t as u64 & !LINK_BIT), event)
-                    }
-                    Token(t) => self.session_event(Key::from_bits(t as u64), event),
+                    Token(t) => match Key::from_bits(t as u64) {
+                        Some(key) if t as u64 & LINK_BIT != 0 => self.link_event(key, event),
+                        Some(key) => self.session_event(key, event),
+                        None => {}
+                    },
                 }
             }
             for _ in 0..self.touched.len() {

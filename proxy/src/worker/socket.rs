@@ -251,7 +251,8 @@ impl Write for Plain {
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Tcp(TcpListener, SocketAddr),
+    /// With its address, which all that are accepted there have in common.
+    Tcp(TcpListener, Arc<SocketAddr>),
     Unix(UnixListener),
 }
 
@@ -273,7 +274,7 @@ impl Listener {
                 socket.listen(BACKLOG)?;
                 let listener = TcpListener::from_std(socket.into());
                 let addr = listener.local_addr()?;
-                Ok(Self::Tcp(listener, addr))
+                Ok(Self::Tcp(listener, Arc::new(addr)))
             }
             Address::Unix(path) => {
                 remove_stale(path)?;
@@ -287,7 +288,7 @@ impl Listener {
         Ok(match self {
             Self::Tcp(l, addr) => {
                 let fd = l.as_fd().try_clone_to_owned()?;
-                Self::Tcp(TcpListener::from_std(fd.into()), *addr)
+                Self::Tcp(TcpListener::from_std(fd.into()), addr.clone())
             }
             Self::Unix(l) => {
                 let fd = l.as_fd().try_clone_to_owned()?;
@@ -299,7 +300,7 @@ impl Listener {
     /// Where it listens (port resolved).
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
-            Self::Tcp(_, addr) => Ok(Address::Ip(*addr)),
+            Self::Tcp(_, addr) => Ok(Address::Ip(**addr)),
             Self::Unix(l) => {
                 let addr = l.local_addr()?;
                 let path = addr.as_pathname().and_then(|p| p.to_str()).unwrap_or_default();
@@ -323,15 +324,15 @@ impl Listener {
     }
 
     /// The next waiting client: its socket, its address, ours.
-    pub(crate) fn accept(&self) -> io::Result<(Stream, SocketAddr, SocketAddr)> {
+    pub(crate) fn accept(&self) -> io::Result<(Stream, SocketAddr, Arc<SocketAddr>)> {
         match self {
             Self::Tcp(l, local) => {
                 let (stream, client) = l.accept()?;
-                Ok((Stream::Plain(Plain::Tcp(stream)), client, *local))
+                Ok((Stream::Plain(Plain::Tcp(stream)), client, local.clone()))
             }
             Self::Unix(l) => {
                 let (stream, _) = l.accept()?;
-                Ok((Stream::Plain(Plain::Unix(stream)), NO_ADDRESS, NO_ADDRESS))
+                Ok((Stream::Plain(Plain::Unix(stream)), NO_ADDRESS, Arc::new(NO_ADDRESS)))
             }
         }
     }

@@ -345,16 +345,18 @@ impl Worker {
         let client = sessions.get_mut(key)?;
         let flow = client.splice.as_mut().map(|splice| &mut splice.to_link).filter(|flow| flow.is_bulk())?;
         let link = links.get(client.link?).filter(|link| link.state == LinkState::Busy && !link.broken)?;
-        let waits = !client.input.is_empty() || !client.to_link.unsent().is_empty();
+        let waits = !client.buffers.input.is_empty() || !client.buffers.to_link.unsent().is_empty();
         // What may have to be sent again must be kept.
-        if waits || client.to_link.keep || link.stream.plain().is_err() {
+        if waits || client.buffers.to_link.keep || link.stream.plain().is_err() {
             return None;
         }
         let may = client.engine.may_pass_client();
         let n = match Self::fill(pipes, descriptors, &client.stream, may, budget) {
             Filled::With(pipe, n) => {
                 flow.came(pipe, n);
-                client.to_link.dropped = true;
+                if let Some(turn) = &mut client.turn {
+                    turn.dropped = true;
+                }
                 n
             }
             Filled::Nothing => {
@@ -385,7 +387,7 @@ impl Worker {
         let client = sessions.get_mut(key)?;
         let flow = client.splice.as_mut().map(|splice| &mut splice.to_client).filter(|flow| flow.is_bulk())?;
         let link = links.get_mut(client.link?)?;
-        let waits = !link.input.is_empty() || !client.to_client.unsent().is_empty();
+        let waits = !client.buffers.answer.is_empty() || !client.buffers.to_client.unsent().is_empty();
         if waits || client.stream.plain().is_err() {
             return None;
         }

@@ -36,9 +36,10 @@ impl Worker {
         served.tally.turns_active.add(1);
         served.budget.deposit(self.now);
         client.turns += 1;
-        client.turn = Some(Turn::new(want, self.now));
-        client.to_link.keep = want.idempotent;
-        client.to_link.dropped = false;
+        client.turn = Some(Box::new(Turn::new(want, self.now)));
+        if want.idempotent {
+            client.buffers.to_link.keep = true;
+        }
         if want.upgrade && !self.let_in(key) {
             return;
         }
@@ -133,13 +134,14 @@ impl Worker {
             let Some(Some(served)) = self.services.get_mut(index as usize) else { return };
             let own = served.shared.config.upstream.send_proxy.is_some();
             let ask = Ask { scope: turn.want.scope, key: turn.want.key, avoid: turn.tried() };
-            let pinned = client.pin.and_then(|id| served.picker.repick(id, ask.scope, self.now));
+            let pinned = client.pin.as_ref().and_then(|id| served.picker.repick(**id, ask.scope, self.now));
             let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
                 Ok(ticket) => ticket,
                 Err(none) => return self.refuse(key, LinkError::NoEndpoint(none)),
             };
-            if served.picker.pins_sessions() {
-                client.pin = Some(ticket.endpoint().id);
+            let endpoint = ticket.endpoint().id;
+            if served.picker.pins_sessions() && client.pin.as_deref() != Some(&endpoint) {
+                client.pin = Some(Box::new(endpoint));
             }
             let pool_index = served.pool_for(ticket.endpoint());
             turn.ticket = Some(ticket);
@@ -228,7 +230,7 @@ impl Worker {
     /// Tells the engine that there will be no link.
     fn refuse(&mut self, key: Key, error: LinkError) {
         if let Some(client) = self.sessions.get_mut(key) {
-            client.to_link.clear(&mut self.pool);
+            client.buffers.to_link.clear();
         }
         self.call_engine(key, |engine, io, context| engine.link_failed(error, io, context));
     }
@@ -318,7 +320,7 @@ impl Worker {
             let retries =
                 self.services[client.service as usize].as_ref().is_some_and(|s| s.shared.config.retry.on_unavailable);
             if !retries {
-                client.to_link.forget_sent();
+                turn.dropped |= client.buffers.to_link.forget_sent();
             }
         }
         if let Some(Some(served)) = self.services.get(client.service as usize)
@@ -331,8 +333,8 @@ impl Worker {
     /// The final answer begins.
     pub(super) fn answered(&mut self, key: Key, status: Option<u16>) {
         let Some(client) = self.sessions.get_mut(key) else { return };
-        client.to_link.forget_sent();
         let Some(turn) = client.turn.as_mut() else { return };
+        turn.dropped |= client.buffers.to_link.forget_sent();
         turn.status = status;
         if turn.first_byte.replace(self.now).is_none()
             && let Some(Some(served)) = self.services.get(client.service as usize)
@@ -364,7 +366,7 @@ impl Worker {
     pub(super) fn may_retry_unavailable(&self, key: Key) -> bool {
         let Some(client) = self.sessions.get(key) else { return false };
         let (Some(turn), Some(retry)) = (client.turn.as_ref(), self.config_of(key)) else { return false };
-        retry.on_unavailable && turn.want.idempotent && !client.to_link.dropped && turn.tries < retry.attempts
+        retry.on_unavailable && turn.want.idempotent && !turn.dropped && turn.tries < retry.attempts
     }
 
     /// The endpoint answered that it did not run the turn.
@@ -398,8 +400,8 @@ impl Worker {
         let Some(client) = self.sessions.get(key) else { return false };
         let (Some(turn), Some(link_key)) = (client.turn.as_ref(), client.link) else { return false };
         let Some(link) = self.links.get(link_key) else { return false };
-        let unsent = client.to_link.sent == 0;
-        let safe = turn.want.scope == Scope::Turn && !turn.heard && !client.to_link.dropped;
+        let unsent = client.buffers.to_link.sent == 0;
+        let safe = turn.want.scope == Scope::Turn && !turn.heard && !turn.dropped;
         if !safe || !(turn.want.idempotent || unsent) {
             return false;
         }
@@ -429,17 +431,19 @@ impl Worker {
 
     fn rerun(&mut self, key: Key) {
         if let Some(client) = self.sessions.get_mut(key) {
-            client.to_link.sent = 0;
+            client.buffers.to_link.sent = 0;
             if let Some(turn) = client.turn.as_mut() {
                 turn.heard = false;
-                client.to_link.keep = turn.want.idempotent;
+                client.buffers.to_link.keep = turn.want.idempotent;
             }
         }
         self.acquire(key);
     }
 
     fn drop_link(&mut self, key: Key) {
-        if let Some(link) = self.sessions.get_mut(key).and_then(|c| c.link.take()) {
+        let Some(client) = self.sessions.get_mut(key) else { return };
+        if let Some(link) = client.link.take() {
+            client.buffers.answer.clear();
             self.remove_link(link);
         }
     }
@@ -452,11 +456,12 @@ impl Worker {
         let Some(mut turn) = client.turn.take() else { return };
         let service = client.service;
         let link = client.link;
-        let sent_all = client.to_link.sent == client.to_link.bytes.len() && !client.pipes(Toward::Link);
+        let sent_all = client.buffers.to_link.unsent().is_empty() && !client.pipes(Toward::Link);
         if let Some(splice) = &mut client.splice {
             splice.end_turn(&mut self.pipes, &self.descriptors);
         }
-        client.to_link.clear(&mut self.pool);
+        client.buffers.answer.clear();
+        client.buffers.to_link.clear();
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         served.tally.turns_active.sub(1);
         let own = served.shared.config.upstream.send_proxy.is_some();
@@ -519,9 +524,6 @@ impl Worker {
         let Some(link) = self.links.get_mut(key) else { return };
         let (service, pool_index) = (link.service, link.pool);
         (link.state, link.session, link.since) = (LinkState::Idle, None, self.now);
-        if link.input.capacity() > 0 {
-            self.pool.give(std::mem::take(&mut link.input));
-        }
         let armed = std::mem::replace(&mut link.armed, true);
         while let Some(waiter) = self.pool_mut(service, pool_index).and_then(|p| p.waiting.pop_front()) {
             if self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued) {
@@ -649,7 +651,7 @@ impl Served {
             service: self.shared.config.name.clone(),
             endpoint: turn.ticket.as_ref().map(|ticket| ticket.endpoint().address.to_string()),
             client: peer.client,
-            tls: peer.tls,
+            tls: peer.tls.is_some(),
             status: turn.status,
             end: None,
             waited: since(turn.linked_at),

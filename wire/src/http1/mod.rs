@@ -63,7 +63,8 @@ pub(crate) struct Http1 {
 #[derive(Debug)]
 enum State {
     Head,
-    Turn(Turn),
+    /// In a box, for most sessions are between two turns.
+    Turn(Box<Turn>),
     /// Switched to another protocol; the session takes over.
     Upgraded {
         /// To WebSocket.
@@ -116,6 +117,11 @@ enum Next {
 }
 
 impl Turn {
+    /// The request is complete, and its response has not begun.
+    fn awaits_response(&self) -> bool {
+        self.response.is_none() && self.upload.is_done()
+    }
+
     /// Reads a response head and writes it for the client. `ends`: the connection ends with it.
     fn read_head(
         &self,
@@ -296,7 +302,7 @@ impl Http1 {
         outputs.want(Want { scope, key: request.key, idempotent: request.idempotent, upgrade });
         self.since = context.now;
         (self.scan, self.blank_lines, self.begun) = (Scan::default(), 0, false);
-        self.state = State::Turn(Turn {
+        self.state = State::Turn(Box::new(Turn {
             upload: Body::new(request.framing),
             uploaded: 0,
             pace: (context.now, 0),
@@ -305,7 +311,7 @@ impl Http1 {
             informational: 0,
             response: None,
             download: Body::Done,
-        });
+        }));
     }
 
     pub(crate) fn client_eof(&mut self, outputs: &mut Outputs, _context: &Context<'_>) {
@@ -643,7 +649,7 @@ impl Http1 {
         let idle = || (self.since + settings.idle_timeout, Reason::Idle);
         match &self.state {
             State::Head if self.begun => Some((self.since + settings.header_timeout, Reason::Head)),
-            State::Turn(Turn { response: None, upload: Body::Done, .. }) if settings.request_timeout.is_some() => {
+            State::Turn(turn) if turn.awaits_response() && settings.request_timeout.is_some() => {
                 Some((self.since + settings.request_timeout?, Reason::Response))
             }
             State::Head if self.draining => Some((self.since + PARTING, Reason::Farewell)),
@@ -680,7 +686,7 @@ impl Http1 {
         match &self.state {
             State::Head if self.begun => Phase::Request,
             State::Head | State::Closed => Phase::Idle,
-            State::Turn(Turn { response: Some(_), .. }) => Phase::Response,
+            State::Turn(turn) if turn.response.is_some() => Phase::Response,
             State::Turn(_) => Phase::Wait,
             State::Upgraded { .. } => Phase::Relay,
         }

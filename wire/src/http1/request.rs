@@ -146,7 +146,8 @@ fn forward_parsed(
         }
     }
     lines.flush(out);
-    if let (Some(name), Some(subject)) = (&settings.client_subject, &context.peer.subject) {
+    let subject = context.peer.tls.as_ref().and_then(|tls| tls.subject.as_ref());
+    if let (Some(name), Some(subject)) = (&settings.client_subject, subject) {
         put_field(out, name.as_bytes(), subject.as_bytes());
     }
     if let Some(Traced { trace, .. }) = traced {
@@ -278,7 +279,7 @@ impl Forwarded {
     }
 
     fn put(self, out: &mut Vec<u8>, fields: &[Field<'_>], seen: Seen, host: &[u8], context: &Context<'_>) {
-        let proto: &[u8] = if context.peer.tls { b"https" } else { b"http" };
+        let proto: &[u8] = if context.peer.tls.is_some() { b"https" } else { b"http" };
         if matches!(self.x, Forwarding::Append | Forwarding::Replace) {
             let append = self.x == Forwarding::Append;
             let client = context.peer.client.ip();

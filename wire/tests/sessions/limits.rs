@@ -6,7 +6,7 @@ use crate::world::{Event, World};
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::out::Out;
-use evenkeel_wire::session::{Context, Io, Output, Peer, Protocol, Session, Settings};
+use evenkeel_wire::session::{Context, Io, Output, Peer, PeerTls, Protocol, Session, Settings};
 
 fn plain() -> Settings {
     Settings { protocol: Protocol::Http1, x_forwarded: evenkeel_wire::session::Forwarding::Keep, ..Settings::default() }
@@ -151,7 +151,7 @@ fn silence_is_allowed_for_long_before_the_first_byte_and_longer_after() {
 #[test]
 fn who_there_is_no_room_for_is_told_in_http_and_closed_otherwise() {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
-    let peer = Peer { client: address, local: address, tls: false, subject: None };
+    let peer = Peer::plain(address, address.into());
     let settings = Settings::default();
     let tcp = Settings { protocol: Protocol::Tcp, ..Settings::default() };
     let now = Instant::from_nanos(1_000_000_000);
@@ -184,7 +184,7 @@ fn the_subject_of_a_certificate_is_told_by_us_alone() {
     let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Client-Subject: CN=admin\r\nx_client-subject: CN=root\r\n\r\n";
     for (subject, line) in [(None, ""), (Some("CN=ann"), "X-Client-Subject: CN=ann\r\n")] {
         let mut world = World::with(settings.clone());
-        world.peer.subject = subject.map(Into::into);
+        world.peer.tls = Some(Box::new(PeerTls { subject: subject.map(Into::into) }));
         world.happen(Event::Client(request.as_bytes()));
         world.happen(Event::Opened);
         let heard = String::from_utf8(world.links[0].clone()).expect("text");

@@ -77,7 +77,7 @@ impl World {
 
     pub fn with(settings: Settings) -> Self {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
-        let peer = Peer { client: address, local: address, tls: false, subject: None };
+        let peer = Peer::plain(address, address.into());
         let now = Instant::from_nanos(1_000_000_000);
         let session = Session::new(&Context::new(&settings, &peer, now));
         let mut world = Self {
