@@ -281,66 +281,6 @@ fn a_second_sigterm_cuts() {
     assert_ne!(proxy.code(), None, "it exits by itself");
 }
 
-/// Sessions that stay open and say nothing.
-const IDLE: usize = 4_000;
-/// Bytes of memory (of the program's own; the kernel has its socket buffers besides) that one may cost.
-const IDLE_BUDGET: u64 = 1024;
-
-/// Anonymous resident memory of a process, in bytes.
-fn own_memory(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).expect("a figure");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
-/// What each of many idle sessions costs a proxy with `arguments`, each begun with `begin`.
-fn idle_cost(arguments: &[&str], begin: impl Fn(&mut TcpStream)) -> u64 {
-    let proxy = Proxy::start(arguments);
-    begin(&mut proxy.connect());
-    let before = own_memory(proxy.child.id());
-    let sessions: Vec<TcpStream> = (0..IDLE)
-        .map(|_| {
-            let mut session = proxy.connect();
-            begin(&mut session);
-            session
-        })
-        .collect();
-    let cost = (own_memory(proxy.child.id()) - before) / IDLE as u64;
-    drop(sessions);
-    cost
-}
-
-#[test]
-fn an_idle_http_session_stays_within_its_budget() {
-    let (to, go) = backend();
-    let cost = idle_cost(&["--to", &to.to_string(), "--protocol", "http", "--workers", "1"], |session| {
-        session.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
-        go.send(()).expect("the backend waits");
-        let mut answer = [0; 512];
-        assert!(session.read(&mut answer).expect("an answer") > 0);
-    });
-    assert!(cost <= IDLE_BUDGET, "{cost} bytes");
-}
-
-#[test]
-fn an_idle_tcp_session_stays_within_its_budget() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let to = listener.local_addr().expect("bound").to_string();
-    std::thread::spawn(move || {
-        let mut open = Vec::new();
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            stream.write_all(b"hello").expect("sent");
-            open.push(stream);
-        }
-    });
-    let cost = idle_cost(&["--to", &to, "--protocol", "tcp", "--workers", "1"], |session| {
-        let mut hello = [0; 5];
-        session.read_exact(&mut hello).expect("the server speaks first");
-    });
-    assert!(cost <= IDLE_BUDGET, "{cost} bytes");
-}
-
 #[test]
 fn the_demo_counts_what_it_shows() {
     let out = evenkeel(&["demo", "--clients", "2", "--pods", "5", "--seed", "3", "--output", "json"]);

@@ -4,7 +4,6 @@ mod common;
 
 use common::peers::{Nginx, Process, Wrk, directory, free_port, have, python};
 use common::pki::{Pki, s_client};
-use common::program::Program;
 use common::sockets::{Clients, Pods};
 use common::{Backend, Proxy, eventually, field, read_all, status};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -566,42 +565,4 @@ fn websocket_sessions_over_tls_are_moved_and_told_to_go() {
         "{seen}"
     );
     assert!(seen["codes"]["1012"].as_u64().is_some_and(|moved| (15..=25).contains(&moved)), "{seen}");
-}
-
-/// Idle TLS sessions that are opened.
-const IDLE: usize = 500;
-/// What one may cost in memory of the program: rustls's state of a connection, above all its four secrets with
-/// their expanded keys, and the session itself. (The target is 16 KiB more than a session without TLS.)
-const IDLE_BYTES: usize = 12 * 1024;
-
-#[test]
-fn an_idle_session_over_tls_stays_within_its_budget() {
-    if !have(&["openssl"]) {
-        return;
-    }
-    let (pki, backend) = (Pki::new(), Backend::answering("ok"));
-    let files = pki.sign("server", "/CN=server", "DNS:localhost");
-    let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let program = Program::start(&format!(
-        "workers: 1\nservices: [{{name: test, listen: '{at}', target: '{}', protocol: http, tls: {{{}}}}}]\n",
-        backend.addr,
-        files.yaml()
-    ));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(pki.ca()).expect("PEM")).expect("a certificate");
-    let config = Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
-    let session = || {
-        let name = "localhost".try_into().expect("a name");
-        let connection = rustls::ClientConnection::new(config.clone(), name).expect("settings that fit");
-        let mut stream = rustls::StreamOwned::new(connection, common::connect(at));
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
-        assert!(stream.read(&mut [0; 512]).expect("an answer") > 0);
-        stream
-    };
-    let _first = session();
-    let before = program.memory();
-    let sessions: Vec<_> = (0..IDLE).map(|_| session()).collect();
-    let each = (program.memory() - before) as usize / IDLE;
-    assert!(each <= IDLE_BYTES, "{each} bytes");
-    drop(sessions);
 }

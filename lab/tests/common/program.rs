@@ -146,8 +146,17 @@ impl Program {
 
     /// Resident memory in bytes, as `ps` shows it.
     pub fn memory(&self) -> u64 {
+        self.resident("VmRSS:")
+    }
+
+    /// Resident memory in bytes that is no part of a file: heap, stacks, data.
+    pub fn own_memory(&self) -> u64 {
+        self.resident("RssAnon:")
+    }
+
+    fn resident(&self, which: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("Linux");
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a figure");
+        let line = status.lines().find_map(|l| l.strip_prefix(which)).expect("a figure");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
