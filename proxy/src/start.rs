@@ -3,6 +3,7 @@
 
 use crate::config::Config;
 use crate::control::Control;
+use crate::memory::keep_small;
 use crate::observe::access::AccessLog;
 use crate::registry::{Heartbeat, Registry, SessionView};
 use crate::reload::{Setup, apply, watch_certificates};
@@ -72,6 +73,7 @@ impl ControlThread {
 /// # Errors
 /// A listener that cannot be bound, named; or a thread that cannot be started.
 pub fn start(config: Config) -> io::Result<Running> {
+    keep_small();
     let clock = Clock::new(Instant::now());
     let runtime = ControlThread::start()?;
     let count = config.workers.unwrap_or_else(cpus).max(1);

@@ -471,68 +471,98 @@ impl LinkError {
 }
 
 /// Outputs that wait to be polled. A session has some for the moment between a call and the end of its
-/// polling, and room for them only then.
+/// polling, and room for them only then: the same room, most often, that the session before it had.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs(Option<Box<Waiting>>);
 
-/// At most one of a kind, always in this order.
+/// At most one of a kind, always in the order of [`Kind`].
 #[derive(Debug, Default)]
 struct Waiting {
-    retry: bool,
-    answered: Option<Option<u16>>,
-    tunnel: Option<Option<Box<TurnLog>>>,
+    /// A bit for each kind that waits.
+    kinds: u16,
+    answered: Option<u16>,
+    tunnel: Option<Box<TurnLog>>,
     limit: Option<Limit>,
-    finish_client: bool,
-    finish_link: bool,
     turn: Option<TurnEnd>,
     want: Option<Want>,
     end: Option<(End, bool, bool)>,
 }
 
+#[derive(Clone, Copy)]
+enum Kind {
+    Retry,
+    Answered,
+    Tunnel,
+    Limit,
+    FinishClient,
+    FinishLink,
+    Turn,
+    Want,
+    End,
+}
+
+impl Kind {
+    const ALL: [Self; 9] = [
+        Self::Retry,
+        Self::Answered,
+        Self::Tunnel,
+        Self::Limit,
+        Self::FinishClient,
+        Self::FinishLink,
+        Self::Turn,
+        Self::Want,
+        Self::End,
+    ];
+}
+
 impl Outputs {
     #[inline]
-    fn waiting(&mut self) -> &mut Waiting {
-        self.0.get_or_insert_default()
+    fn wait(&mut self, kind: Kind) -> &mut Waiting {
+        let waiting = self.0.get_or_insert_default();
+        waiting.kinds |= 1 << kind as u16;
+        waiting
     }
 
     pub(crate) fn retry(&mut self) {
-        self.waiting().retry = true;
+        self.wait(Kind::Retry);
     }
 
     pub(crate) fn answered(&mut self, status: Option<u16>) {
-        self.waiting().answered = Some(status);
+        self.wait(Kind::Answered).answered = status;
     }
 
     pub(crate) fn tunnel(&mut self, log: Option<Box<TurnLog>>) {
-        self.waiting().tunnel = Some(log);
+        self.wait(Kind::Tunnel).tunnel = log;
     }
 
     pub(crate) fn limit(&mut self, limit: Limit) {
-        self.waiting().limit = Some(limit);
+        self.wait(Kind::Limit).limit = Some(limit);
     }
 
     pub(crate) fn finish_client(&mut self) {
-        self.waiting().finish_client = true;
+        self.wait(Kind::FinishClient);
     }
 
     pub(crate) fn finish_link(&mut self) {
-        self.waiting().finish_link = true;
+        self.wait(Kind::FinishLink);
     }
 
     /// The turn is over. If its link was not even asked for, nobody needs to know.
     pub(crate) fn turn(&mut self, end: TurnEnd) {
-        let waiting = self.waiting();
-        if waiting.want.take().is_none() {
-            waiting.turn = Some(end);
+        if let Some(waiting) = self.0.as_mut().filter(|waiting| waiting.want.is_some()) {
+            waiting.want = None;
+            waiting.kinds &= !(1 << Kind::Want as u16);
+        } else {
+            self.wait(Kind::Turn).turn = Some(end);
         }
     }
 
     pub(crate) fn want(&mut self, want: Want) {
-        self.waiting().want = Some(want);
+        self.wait(Kind::Want).want = Some(want);
     }
 
     pub(crate) fn end(&mut self, end: End, abort: bool, linger: bool) {
-        self.waiting().end = Some((end, abort, linger));
+        self.wait(Kind::End).end = Some((end, abort, linger));
     }
 
     #[inline]
@@ -546,16 +576,20 @@ impl Outputs {
 }
 
 impl Waiting {
+    #[inline]
     fn next(&mut self) -> Option<Output> {
-        let take = |flag: &mut bool, output| core::mem::take(flag).then_some(output);
-        take(&mut self.retry, Output::Retry)
-            .or_else(|| self.answered.take().map(Output::Answered))
-            .or_else(|| self.tunnel.take().map(Output::Tunnel))
-            .or_else(|| self.limit.take().map(Output::Limit))
-            .or_else(|| take(&mut self.finish_client, Output::FinishClient))
-            .or_else(|| take(&mut self.finish_link, Output::FinishLink))
-            .or_else(|| self.turn.take().map(Output::Turn))
-            .or_else(|| self.want.take().map(Output::Want))
-            .or_else(|| self.end.take().map(|(end, abort, linger)| Output::End { end, abort, linger }))
+        let first = *Kind::ALL.get(self.kinds.trailing_zeros() as usize)?;
+        self.kinds &= self.kinds - 1;
+        match first {
+            Kind::Retry => Some(Output::Retry),
+            Kind::Answered => Some(Output::Answered(self.answered)),
+            Kind::Tunnel => Some(Output::Tunnel(self.tunnel.take())),
+            Kind::Limit => self.limit.map(Output::Limit),
+            Kind::FinishClient => Some(Output::FinishClient),
+            Kind::FinishLink => Some(Output::FinishLink),
+            Kind::Turn => self.turn.take().map(Output::Turn),
+            Kind::Want => self.want.take().map(Output::Want),
+            Kind::End => self.end.map(|(end, abort, linger)| Output::End { end, abort, linger }),
+        }
     }
 }

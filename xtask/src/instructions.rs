@@ -1,18 +1,19 @@
 //! Instruction counts of the hot paths, counted by callgrind: they repeat to the instruction on one
 //! machine, whatever else runs on it, where times drift by a third.
 //!
-//! `bench/history/instructions.json` holds what was recorded. Other processors take other paths through
+//! `bench/history/instructions.json` holds what was recorded: one entry for each time, the last one counts. Other processors take other paths through
 //! memchr and memcpy, so a count may differ from the record by [`TOLERANCE`] before it is an error.
 
 use crate::{Outcome, tools};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::process::Command;
 
 const RECORD: &str = "bench/history/instructions.json";
 /// Share by which a count may grow without an explanation.
 const TOLERANCE: f64 = 0.10;
-/// Operations of the longer and the shorter run: their difference leaves out start and warm-up.
-const RUNS: (u32, u32) = (3_000, 1_000);
+/// How many times the operations of the shorter run the longer one has: their difference leaves out start and
+/// warm-up.
+const LONGER: u32 = 3;
 
 pub(crate) fn check() -> Outcome {
     if !tools::has("valgrind") {
@@ -22,11 +23,11 @@ pub(crate) fn check() -> Outcome {
         Ok(counted) => counted,
         Err(why) => return Outcome::Failed(why),
     };
-    let recorded: Map<String, Value> = match std::fs::read_to_string(RECORD).map(|text| serde_json::from_str(&text)) {
-        Ok(Ok(recorded)) => recorded,
-        Ok(Err(error)) => return Outcome::Failed(format!("{RECORD}: {error}")),
-        Err(error) => return Outcome::Failed(format!("{RECORD}: {error}: cargo xtask record writes it")),
+    let history = match history() {
+        Ok(history) => history,
+        Err(why) => return Outcome::Failed(why),
     };
+    let recorded = history.last().map_or(&Value::Null, |entry| &entry["counts"]);
     let mut worse = Vec::new();
     for (name, now) in &counted {
         let Some(before) = recorded.get(name).and_then(Value::as_f64) else {
@@ -34,7 +35,7 @@ pub(crate) fn check() -> Outcome {
             continue;
         };
         let change = now / before - 1.0;
-        println!("{name:28} {now:9.0} instructions, {:+.1} % of the record", change * 100.0);
+        println!("{name:34} {now:9.0} instructions, {:+.1} % of the record", change * 100.0);
         if change > TOLERANCE {
             worse.push(format!("{name} takes {:.1} % more instructions than recorded", change * 100.0));
         }
@@ -50,16 +51,30 @@ pub(crate) fn record() -> Outcome {
         Ok(counted) => counted,
         Err(why) => return Outcome::Failed(why),
     };
-    let object: Map<String, Value> =
+    let mut history = match history() {
+        Ok(history) => history,
+        Err(why) => return Outcome::Failed(why),
+    };
+    let counts: Map<String, Value> =
         counted.into_iter().map(|(name, n)| (name, Value::from(n.round() as u64))).collect();
-    let text = serde_json::to_string_pretty(&object).unwrap_or_default() + "\n";
-    match std::fs::write(RECORD, &text) {
-        Ok(()) => {
-            print!("{text}");
-            Outcome::Passed
-        }
+    println!("{}", serde_json::to_string_pretty(&counts).unwrap_or_default());
+    // What is counted is most likely not committed yet: it came after this.
+    let git = |format: &str| {
+        let out = Command::new("git").args(["log", "-1", &format!("--format={format}")]).output();
+        out.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    };
+    history.push(json!({ "date": git("%cs"), "after": git("%s"), "counts": counts }));
+    let text = serde_json::to_string_pretty(&history).unwrap_or_default() + "\n";
+    match std::fs::write(RECORD, text) {
+        Ok(()) => Outcome::Passed,
         Err(error) => Outcome::Failed(format!("{RECORD}: {error}")),
     }
+}
+
+/// What was recorded, oldest first.
+fn history() -> Result<Vec<Value>, String> {
+    let text = std::fs::read_to_string(RECORD).map_err(|error| format!("{RECORD}: {error}"))?;
+    serde_json::from_str(&text).map_err(|error| format!("{RECORD}: {error}"))
 }
 
 fn count() -> Result<Vec<(String, f64)>, String> {
@@ -71,9 +86,11 @@ fn count() -> Result<Vec<(String, f64)>, String> {
     let names = Command::new(program).arg("list").output().map_err(|e| format!("{program}: {e}"))?;
     let names = String::from_utf8_lossy(&names.stdout).into_owned();
     let mut counts = Vec::new();
-    for name in names.lines() {
-        let (long, short) = (callgrind(program, name, RUNS.0)?, callgrind(program, name, RUNS.1)?);
-        counts.push((name.to_owned(), (long - short) as f64 / f64::from(RUNS.0 - RUNS.1)));
+    for line in names.lines() {
+        let named = line.split_once('\t').and_then(|(name, n)| Some((name, n.parse::<u32>().ok()?)));
+        let Some((name, n)) = named else { return Err(format!("{program} list: {line:?}")) };
+        let (long, short) = (callgrind(program, name, LONGER * n)?, callgrind(program, name, n)?);
+        counts.push((name.to_owned(), (long - short) as f64 / f64::from((LONGER - 1) * n)));
     }
     if counts.is_empty() { Err(format!("{program} list names nothing")) } else { Ok(counts) }
 }

@@ -6,6 +6,7 @@
 mod arrows;
 mod instructions;
 mod links;
+mod memory;
 mod steps;
 mod tools;
 
@@ -44,6 +45,7 @@ const STEPS: &[Step] = &[
     Step { name: "licences", what: "cargo deny: licences, bans, sources", run: steps::licences },
     Step { name: "advisories", what: "cargo deny: known vulnerabilities", run: steps::advisories },
     Step { name: "instructions", what: "instruction counts of the hot paths", run: instructions::check },
+    Step { name: "memory", what: "resident memory of the idle process", run: memory::check },
     Step { name: "fuzz", what: "every fuzz target for a few seconds", run: steps::fuzz },
 ];
 

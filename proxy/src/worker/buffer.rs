@@ -8,6 +8,8 @@ const FRESH_BYTES: usize = 1024;
 const KEEP_BYTES: usize = 8 * 1024;
 /// Spare buffers kept by a worker.
 const SPARE: usize = 256;
+/// Spare sets of them, without the bytes: as many as sessions are busy at once.
+const SPARE_SETS: usize = 1024;
 
 /// A worker's spare buffers.
 #[derive(Debug, Default)]
@@ -91,7 +93,7 @@ impl Held {
         }
         if !holds
             && let Some(mut buffers) = self.0.take()
-            && pool.buffers.len() < SPARE
+            && pool.buffers.len() < SPARE_SETS
         {
             // There is nothing to keep.
             buffers.to_link.keep = false;

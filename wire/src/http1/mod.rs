@@ -17,7 +17,7 @@ mod response;
 use self::body::{Body, Encode, put_last_chunk};
 use self::grammar::Stop;
 use self::head::{Flaw, Framing, Scan, find_end};
-use self::request::Request;
+use self::request::{Request, Whole};
 use self::response::{Own, Response, put_own};
 use crate::engine::Outputs;
 use crate::session::{Context, Io, LinkError, LinkFate, Reason, Settings, TurnEnd, TurnLog, Want};
@@ -95,6 +95,8 @@ struct Turn {
     request: Request,
     /// What is left of the request.
     upload: Body,
+    /// How that is sent on: as it came, but in chunks of ours.
+    encode: Encode,
     /// Content bytes of it that have arrived.
     uploaded: u64,
     /// Since when, and from how many bytes on, the pace of the upload is measured.
@@ -107,6 +109,8 @@ struct Turn {
     /// What is left of the response.
     download: Body,
 }
+
+const _: () = assert!(size_of::<Turn>() <= 128, "what the allocator hands out and takes back fastest");
 
 /// What a response head means for its turn.
 enum Next {
@@ -153,11 +157,6 @@ impl Turn {
             }
         })
     }
-
-    /// How the request's body is sent on: as it came, but in chunks of ours.
-    fn encode(&self) -> Encode {
-        if self.request.framing == Framing::Chunked { Encode::Chunked } else { Encode::Plain }
-    }
 }
 
 /// Tells a client that there is no room for its session.
@@ -199,9 +198,9 @@ impl Http1 {
                 (self.since, self.silent) = (context.now, false);
             }
             match self.request_head(head, io, context) {
-                Ok((request, end)) => {
-                    self.begin_turn(request, outputs, context);
-                    used += end;
+                Ok(whole) => {
+                    used += whole.length;
+                    self.begin_turn(whole, outputs, context);
                 }
                 Err(Stop::Incomplete) if !self.target_too_long(head, context.settings) => return used,
                 Err(stop) => {
@@ -216,7 +215,7 @@ impl Http1 {
         }
         let State::Turn(turn) = &mut self.state else { return used };
         if !turn.upload.is_done() {
-            let (encode, limit, mut content) = (turn.encode(), context.settings.header_bytes, 0);
+            let (encode, limit, mut content) = (turn.encode, context.settings.header_bytes, 0);
             let relayed = turn.upload.relay(&input[used..], encode, &mut io.link, limit, &mut content);
             if !self.uploaded(content, io, outputs, context) {
                 return input.len();
@@ -234,12 +233,7 @@ impl Http1 {
 
     /// Reads a request head and writes it for the endpoint. Nearly every one comes in one piece and is well, so
     /// that is tried first; only one that is not is searched for its end, and its flaws judged once it is there.
-    fn request_head(
-        &mut self,
-        input: &[u8],
-        io: &mut Io<'_, '_>,
-        context: &Context<'_>,
-    ) -> Result<(Request, usize), Stop> {
+    fn request_head(&mut self, input: &[u8], io: &mut Io<'_, '_>, context: &Context<'_>) -> Result<Whole, Stop> {
         let out = io.link.spill();
         if self.scan.is_fresh()
             && let Ok(whole) = request::forward(input, out, context)
@@ -269,7 +263,7 @@ impl Http1 {
     /// See [`crate::session::Session::may_pass_client`].
     pub(crate) fn may_pass_client(&self) -> u64 {
         match &self.state {
-            State::Turn(turn) => turn.upload.passes(turn.encode()),
+            State::Turn(turn) => turn.upload.passes(turn.encode),
             State::Head | State::Upgraded { .. } | State::Closed => 0,
         }
     }
@@ -295,15 +289,17 @@ impl Http1 {
         head.len() > settings.uri_bytes + 32 && memchr::memchr(b'\n', head).is_none()
     }
 
-    fn begin_turn(&mut self, request: Request, outputs: &mut Outputs, context: &Context<'_>) {
+    fn begin_turn(&mut self, whole: Whole, outputs: &mut Outputs, context: &Context<'_>) {
+        let Whole { request, framing, key, .. } = whole;
         // What becomes a session is placed like one.
         let upgrade = request.upgrade.is_some();
         let scope = if upgrade { Scope::Session } else { Scope::Turn };
-        outputs.want(Want { scope, key: request.key, idempotent: request.idempotent, upgrade });
+        outputs.want(Want { scope, key, idempotent: request.idempotent, upgrade });
         self.since = context.now;
         (self.scan, self.blank_lines, self.begun) = (Scan::default(), 0, false);
         self.state = State::Turn(Box::new(Turn {
-            upload: Body::new(request.framing),
+            upload: Body::new(framing),
+            encode: if framing == Framing::Chunked { Encode::Chunked } else { Encode::Plain },
             uploaded: 0,
             pace: (context.now, 0),
             request,

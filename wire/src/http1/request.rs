@@ -28,14 +28,21 @@ pub(super) struct Request {
     pub(super) upgrade: Option<Box<[u8]>>,
     /// The client waits for 100 before it sends the body.
     pub(super) expects: bool,
-    pub(super) framing: Framing,
-    pub(super) key: Option<u64>,
     pub(super) log: Option<Box<TurnLog>>,
 }
 
+/// A request whose head was read, with what is needed of it when its turn begins, and never again.
+pub(super) struct Whole {
+    pub(super) request: Request,
+    pub(super) framing: Framing,
+    pub(super) key: Option<u64>,
+    /// Of the head.
+    pub(super) length: usize,
+}
+
 /// Reads a head and writes it for the endpoint: our framing of start line and fields, without those that concern
-/// only the client's connection, with those that say who asked. Returns how long the head was, too.
-pub(super) fn forward(input: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> Result<(Request, usize), Stop> {
+/// only the client's connection, with those that say who asked.
+pub(super) fn forward(input: &[u8], out: &mut Vec<u8>, context: &Context<'_>) -> Result<Whole, Stop> {
     let settings = context.settings;
     let (RequestLine { method, target, minor }, begin) = grammar::request_line(input)?;
     if target.len() > settings.uri_bytes {
@@ -46,8 +53,7 @@ pub(super) fn forward(input: &[u8], out: &mut Vec<u8>, context: &Context<'_>) ->
     if end > settings.header_bytes {
         return Err(Flaw::HeadTooLarge.into());
     }
-    let request = forward_parsed(&input[..end], (method, target, minor), room.fields(), out, context)?;
-    Ok((request, end))
+    Ok(forward_parsed(&input[..end], (method, target, minor), room.fields(), out, context)?)
 }
 
 fn forward_parsed(
@@ -56,7 +62,7 @@ fn forward_parsed(
     fields: &[Field<'_>],
     out: &mut Vec<u8>,
     context: &Context<'_>,
-) -> Result<Request, Flaw> {
+) -> Result<Whole, Flaw> {
     let settings = context.settings;
     let path = target;
     let target = Target::parse(method, target)?;
@@ -176,7 +182,7 @@ fn forward_parsed(
     out.extend_from_slice(b"\r\n");
     debug_assert!(out.len() > begin);
 
-    Ok(Request {
+    let request = Request {
         head: method == b"HEAD",
         idempotent: matches!(method, b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE")
             && upgrade.is_none(),
@@ -184,11 +190,10 @@ fn forward_parsed(
         close: connection.close || (minor == 0 && !connection.keep_alive),
         upgrade: upgrade.map(Box::from),
         expects: expect,
-        framing,
-        key: affinity_key(fields, context),
         log: (settings.log || traced.is_some_and(|traced| traced.trace.is_sampled()))
             .then(|| log((method, path, minor), host, fields, traced.map(|traced| traced.trace))),
-    })
+    };
+    Ok(Whole { request, framing, key: affinity_key(fields, context), length: head.len() })
 }
 
 /// A request's part in a trace.
