@@ -246,7 +246,9 @@ impl Worker {
         let Some(client) = self.sessions.get_mut(key) else { return 0 };
         let Some(link_key) = client.link else { return 0 };
         let Some(link) = self.links.get_mut(link_key) else { return 0 };
-        let n = match link.stream.read(scratch) {
+        // What is read of an answer is copied. If it is long, what comes after its first part need not be.
+        let most = if client.turn.as_ref().is_some_and(|turn| !turn.heard) { BULK } else { scratch.len() };
+        let n = match link.stream.read(&mut scratch[..most]) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 link.readable = false;
@@ -257,7 +259,7 @@ impl Worker {
                 return 0;
             }
         };
-        if n < scratch.len() && !link.closed {
+        if n < most && !link.closed {
             link.readable = false;
         }
         if n == 0 {
