@@ -318,7 +318,8 @@ fn hundreds_of_slow_bodies_cost_nothing_but_their_connections() {
     const CLIENTS: u64 = 300;
     let backend = backend();
     // Slower than they may be by default.
-    let proxy = Proxy::start(backend.addr, "    limits: {body_rate: off}\n");
+    let more = "    limits: {body_rate: off}\n    upstream: {connect_timeout: 10s}\n";
+    let proxy = Proxy::start(backend.addr, more);
     let mut clients: Vec<TcpStream> = (0..CLIENTS)
         .map(|_| {
             let mut client = proxy.connect();
