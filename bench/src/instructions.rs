@@ -38,10 +38,13 @@ const TURNS: [(&str, &[u8], &[u8]); 3] = [
 /// What turns a session into one that is relayed, its answer, and a message of it.
 const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-const FRAME: &[u8] = b"\x82\x1001234567890abcdef";
+const FRAME: &[u8] = b"\x82\x100123456789abcdef";
 
-/// Paths that are not picks or turns.
-const OTHERS: [(&str, u32, fn(u32)); 3] = [
+/// Runs a path so many times.
+type Run = fn(u32);
+
+/// Paths that are not picks or turns, with how often is enough.
+const OTHERS: [(&str, u32, Run); 3] = [
     ("websocket message there and back", MANY, |n| relay(Protocol::Http1, &[(UPGRADE, UPGRADED)], FRAME, n)),
     ("tcp bytes there and back", MANY, |n| relay(Protocol::Tcp, &[], FRAME, n)),
     ("change of one endpoint of 10,000", 2, change),
@@ -131,6 +134,7 @@ fn relay(protocol: Protocol, before: &[(&[u8], &[u8])], bytes: &[u8], n: u32) {
         let mut io = Io { client: Out::new(&mut client), link: Out::new(&mut link) };
         assert_eq!(session.client_data(black_box(there), &mut io, &context), there.len());
         while session.poll_output().is_some() {}
+        session.link_opened(&mut io, &context);
         assert_eq!(session.link_data(black_box(back), &mut io, &context), back.len());
         while session.poll_output().is_some() {}
         black_box((io.client.take_tail(), io.link.take_tail()));

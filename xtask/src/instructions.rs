@@ -101,6 +101,9 @@ fn callgrind(program: &str, name: &str, operations: u32) -> Result<u64, String> 
         .output()
         .map_err(|error| format!("valgrind: {error}"))?;
     let said = String::from_utf8_lossy(&out.stderr);
+    if !out.status.success() {
+        return Err(format!("{program} {name}: {said}"));
+    }
     let collected =
         said.lines().find_map(|line| line.split_once("Collected : ")).and_then(|(_, n)| n.trim().parse().ok());
     collected.ok_or_else(|| format!("valgrind {program} {name}: {said}"))
