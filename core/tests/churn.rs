@@ -357,3 +357,12 @@ proptest! {
         prop_assert_eq!(picked, expected);
     }
 }
+
+#[test]
+fn a_few_new_endpoints_are_warmed_and_a_flood_of_them_is_not() {
+    let mut world = World::new(Policy::PeakEwma, 3);
+    world.scale(10);
+    assert_eq!(world.warmed, 10, "each once");
+    world.scale(1_000);
+    assert_eq!(world.warmed, 10, "they get their links when they are needed");
+}

@@ -22,12 +22,12 @@ struct Budget {
     bytes: usize,
 }
 
-const HTTP: Budget = Budget { kind: "HTTP/1.1", sessions: 5_000, bytes: 380 };
+const HTTP: Budget = Budget { kind: "HTTP/1.1", sessions: 5_000, bytes: 450 };
 /// With its link and its turn.
 const TCP: Budget = Budget { kind: "TCP", sessions: 5_000, bytes: 620 };
 const WEBSOCKET: Budget = Budget { kind: "WebSocket", sessions: 5_000, bytes: 620 };
 /// Above all rustls's state of a connection: four secrets with their expanded keys.
-const TLS: Budget = Budget { kind: "HTTP/1.1 over TLS", sessions: 2_000, bytes: 9 * 1024 };
+const TLS: Budget = Budget { kind: "HTTP/1.1 over TLS", sessions: 5_000, bytes: 9 * 1024 };
 
 /// Of what sessions cost, the part that may be left when they have ended: timers that have not run out, spare
 /// buffers, pages that hold something else, too.

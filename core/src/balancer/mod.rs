@@ -31,6 +31,9 @@ use core::sync::atomic::Ordering::Relaxed;
 pub use self::explain::{Standing, brief};
 pub use self::rebalance::{Pace, RebalanceConfig, RebalanceView, Shed};
 
+/// New endpoints to which a link is opened before their first turn. If there are more at once, links to all of them
+/// would hold up the sessions that are served; each gets its own when it is needed.
+const WARMED: usize = 64;
 /// How often counters are read while there is traffic.
 const TICK: Duration = Duration::from_millis(100);
 /// How often without any: long enough not to keep a processor awake.
@@ -456,11 +459,12 @@ impl Balancer {
                 self.departs(id, member);
             }
         }
+        let warms = came.len() <= WARMED;
         for (id, spec) in came {
             let member = Member::new(spec, self.comes_back(id, &spec.address), self.begun, now);
             ewma::assume(&member.endpoint.load, assumed, now);
             self.outputs.push_back(Output::Fact(Fact::Added(id)));
-            if spec.readiness == Readiness::Ready {
+            if warms && spec.readiness == Readiness::Ready {
                 self.outputs.push_back(Output::Warm(member.endpoint.clone()));
             }
             self.members.insert(id, member);
