@@ -1,0 +1,249 @@
+//! The fields of one block, decoded into memory that is used again for the next one.
+
+use super::names::{self, Name};
+use super::table::OVERHEAD;
+use alloc::vec::Vec;
+use evenkeel_core::hash::hash;
+
+/// How a field was written, and is to be passed on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// In a table, or put there by this: the sender expects it to come again.
+    Indexed,
+    /// Not in the table: it will hardly come again.
+    Plain,
+    /// Not in any table, on no hop: a secret.
+    Never,
+}
+
+/// Fields in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Fields {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+    size: usize,
+    excess: bool,
+}
+
+/// What is remembered of a field along with its bytes, in a decoder's table too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) name: Name,
+    pub(super) flawed: bool,
+    pub(super) name_hash: u32,
+    pub(super) hash: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    /// Of name and value, one behind the other.
+    start: u32,
+    name_len: u32,
+    value_len: u32,
+    /// Bytes of the Huffman-coded value that follow the value; zero: it came as it is.
+    coded_len: u32,
+    form: Form,
+    /// Its index in the static table, else zero. Then it has no bytes here.
+    fixed: u8,
+    known: Known,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a> {
+    /// What it is called.
+    pub name: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
+    /// Its name, told apart.
+    pub known: Name,
+    /// How it was written.
+    pub form: Form,
+    /// Name or value have bytes that HTTP does not allow.
+    pub flawed: bool,
+    /// Name and value next to each other, and the coded value.
+    pub(super) pair: &'a [u8],
+    pub(super) coded: &'a [u8],
+    /// Index in the static table, or zero.
+    pub(super) fixed: u8,
+    pub(super) name_hash: u32,
+    pub(super) hash: u32,
+}
+
+impl Fields {
+    /// In order.
+    #[inline]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Field<'_>> + Clone {
+        self.items.iter().map(|item| self.field(item))
+    }
+
+    /// The value of the first field of this name. Not for [`Name::OTHER`], which is many.
+    pub fn get(&self, name: Name) -> Option<&[u8]> {
+        let item = self.items.iter().find(|item| item.known.name == name)?;
+        Some(self.field(item).value)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Their size, as RFC 9113, section 10.5.1, counts it.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// There were more than allowed, and they are not all here.
+    pub fn is_excess(&self) -> bool {
+        self.excess
+    }
+
+    /// Forgets them, for the next block.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.items.clear();
+        (self.size, self.excess) = (0, false);
+    }
+
+    /// Gives back what a large block needed and the usual one does not.
+    pub fn shrink(&mut self, bytes: usize) {
+        self.bytes.shrink_to(bytes);
+        self.items.shrink_to(bytes / size_of::<Item>());
+    }
+
+    /// Bytes that are allocated.
+    pub fn footprint(&self) -> usize {
+        self.bytes.capacity() + self.items.capacity() * size_of::<Item>()
+    }
+
+    #[inline]
+    fn field(&self, item: &Item) -> Field<'_> {
+        let (name, value, pair, coded) = if item.fixed > 0 {
+            let (name, value) = names::entry(usize::from(item.fixed)).copied().unwrap_or_default();
+            (name.as_bytes(), value.as_bytes(), &[][..], &[][..])
+        } else {
+            let bytes = &self.bytes[item.start as usize..];
+            let (pair, rest) = bytes.split_at((item.name_len + item.value_len) as usize);
+            let (name, value) = pair.split_at(item.name_len as usize);
+            (name, value, pair, &rest[..item.coded_len as usize])
+        };
+        let Known { name: known, flawed, name_hash, hash } = item.known;
+        Field { name, value, known, form: item.form, flawed, pair, coded, fixed: item.fixed, name_hash, hash }
+    }
+
+    /// A field counts towards the limits whether it is kept or not. False: it is not to be kept.
+    #[inline]
+    fn admit(&mut self, name_len: usize, value_len: usize, limit: &Limit) -> bool {
+        self.size = self.size.saturating_add(name_len + value_len + OVERHEAD);
+        self.excess |= self.size > limit.bytes || self.items.len() >= limit.fields;
+        !self.excess
+    }
+
+    #[inline]
+    pub(super) fn push_static(&mut self, index: usize, limit: &Limit) {
+        let Some((name, value)) = names::entry(index) else { return };
+        if self.admit(name.len(), value.len(), limit) {
+            let known = Known { name: names::name(index), flawed: false, name_hash: 0, hash: 0 };
+            let (form, fixed) = (Form::Indexed, index as u8);
+            self.items.push(Item { start: 0, name_len: 0, value_len: 0, coded_len: 0, form, fixed, known });
+        }
+    }
+
+    #[inline]
+    pub(super) fn push_pair(&mut self, pair: &[u8], name_len: u32, known: Known, limit: &Limit) {
+        let value_len = pair.len() as u32 - name_len;
+        if self.admit(name_len as usize, value_len as usize, limit) {
+            let start = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(pair);
+            let form = Form::Indexed;
+            self.items.push(Item { start, name_len, value_len, coded_len: 0, form, fixed: 0, known });
+        }
+    }
+
+    /// The bytes, for a literal that is decoded behind those of the fields before it.
+    pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Makes a field of what was appended to the bytes since `start`; takes it away if it is too much.
+    pub(super) fn push_literal(&mut self, literal: Literal, limit: &Limit) {
+        let Literal { start, name_len, value_len, coded_len, form, known } = literal;
+        if self.admit(name_len, value_len, limit) {
+            let (name_len, value_len) = (name_len as u32, value_len as u32);
+            let (start, coded_len) = (start as u32, coded_len as u32);
+            self.items.push(Item { start, name_len, value_len, coded_len, form, fixed: 0, known });
+        } else {
+            self.bytes.truncate(start);
+        }
+    }
+}
+
+/// A literal whose bytes are at the end of [`Fields::bytes`].
+pub(super) struct Literal {
+    pub(super) start: usize,
+    pub(super) name_len: usize,
+    pub(super) value_len: usize,
+    pub(super) coded_len: usize,
+    pub(super) form: Form,
+    pub(super) known: Known,
+}
+
+/// What a block may hold.
+pub(super) struct Limit {
+    pub(super) bytes: usize,
+    pub(super) fields: usize,
+}
+
+pub(super) fn hash_name(name: &[u8]) -> u32 {
+    hash(name) as u32
+}
+
+pub(super) fn hash_pair(name_hash: u32, value: &[u8]) -> u32 {
+    // Another seed for each name, or the same value would be at the same place whatever its name.
+    (hash(value) as u32 ^ name_hash).wrapping_mul(0x9E37_79B1)
+}
+
+/// Names are tokens in lower case (RFC 9113, section 8.2.1; RFC 9110, section 5.6.2): anything else means
+/// something else behind a border to HTTP/1.1. A colon may begin the name of a pseudo-header field.
+pub(super) fn is_name(name: &[u8]) -> bool {
+    let rest = name.strip_prefix(b":").unwrap_or(name);
+    !rest.is_empty()
+        && rest.iter().all(|&byte| {
+            matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'^' | b'`' | b'|' | b'~')
+        })
+}
+
+/// Values have no control characters but tabs, and no white space around them (RFC 9113, section 8.2.1; RFC
+/// 9110, section 5.5).
+pub(super) fn is_value(value: &[u8]) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    !is_blank(value.first())
+        && !is_blank(value.last())
+        && !value.iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7F)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values_are_what_http_allows() {
+        for name in ["a", "x-y_z.1", ":path", "!#$%&'*+-.^_`|~"] {
+            assert!(is_name(name.as_bytes()), "{name}");
+        }
+        for name in ["", ":", "A", "a b", "a:b", "a\r", "a\0", "::a", "\u{e9}", "a(", "a/"] {
+            assert!(!is_name(name.as_bytes()), "{name}");
+        }
+        for value in ["", "a", "a b", "a\tb", "\u{e9}"] {
+            assert!(is_value(value.as_bytes()), "{value}");
+        }
+        for value in [" a", "a ", "\ta", "a\r\nb", "a\0", "\x7f", " "] {
+            assert!(!is_value(value.as_bytes()), "{value:?}");
+        }
+    }
+}

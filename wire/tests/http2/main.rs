@@ -1,0 +1,3 @@
+//! HTTP/2: RFC examples, conversations, hostile peers, and two engines that talk to each other.
+
+mod hpack;
