@@ -170,8 +170,10 @@ fn field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>, Form)> {
     (name, value, form)
 }
 
-/// A change of the table's size, or a block.
-fn operations() -> impl Strategy<Value = Vec<Result<Vec<(Vec<u8>, Vec<u8>, Form)>, u32>>> {
+/// A block, or a change of the table's size.
+type Operation = Result<Vec<(Vec<u8>, Vec<u8>, Form)>, u32>;
+
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let operation = prop_oneof![
         1 => prop::sample::select(vec![0, 31, 64, 500, 4096]).prop_map(Err),
         6 => prop::collection::vec(field(), 1..12).prop_map(Ok),
