@@ -278,10 +278,15 @@ fn exactly<const N: usize>(payload: &[u8]) -> Result<[u8; N], Error> {
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[inline]
-fn put_header(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
+fn header(length: usize, kind: u8, flags: u8, stream: u32) -> [u8; HEADER_BYTES] {
     let [_, a, b, c] = (length as u32).to_be_bytes();
     let [d, e, f, g] = stream.to_be_bytes();
-    out.extend_from_slice(&[a, b, c, kind, flags, d, e, f, g]);
+    [a, b, c, kind, flags, d, e, f, g]
+}
+
+#[inline]
+fn put_header(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
+    out.extend_from_slice(&header(length, kind, flags, stream));
 }
 
 /// Appends the header of a DATA frame; its payload follows.
@@ -296,8 +301,7 @@ pub fn finish_headers(out: &mut Vec<u8>, start: usize, stream: u32, end: bool, m
     let block = out.len() - start - HEADER_BYTES;
     let end = if end { END_STREAM } else { 0 };
     let whole = |last: bool| if last { END_HEADERS } else { 0 };
-    let mut header = Vec::new();
-    put_header(&mut header, block.min(max), HEADERS, end | whole(block <= max), stream);
+    let header = header(block.min(max), HEADERS, end | whole(block <= max), stream);
     out[start..start + HEADER_BYTES].copy_from_slice(&header);
     if block > max {
         let rest = out.split_off(start + HEADER_BYTES + max);

@@ -54,9 +54,9 @@ pub(super) struct Stream {
     pub(super) send: Window,
     /// Bytes that `content-length` promised and that have not come; `None`: it promised nothing.
     pub(super) promised: Option<u64>,
-    /// The answer has no body, whatever it says of its length: the request was `HEAD`.
-    pub(super) bodiless: bool,
-    /// The stream became a tunnel (CONNECT): there is no message any more whose length could be wrong.
+    /// The request is `HEAD`: its answer has no body, whatever it says of its length.
+    pub(super) is_head: bool,
+    /// The request is `CONNECT`: what follows is no message.
     pub(super) connect: bool,
     pub(super) wait: Wait,
     /// Since when it has not got on, if it waits.
@@ -116,7 +116,7 @@ impl Streams {
             receive,
             send,
             promised: None,
-            bodiless: false,
+            is_head: false,
             connect: false,
             wait: Wait::Nothing,
             since: Instant::ZERO,
@@ -166,15 +166,11 @@ impl Streams {
         self.slots.get_mut(key.slot()).filter(|stream| stream.id == key.id)
     }
 
-    /// All that there are from this slot on.
-    pub(super) fn from(&self, slot: u32) -> impl Iterator<Item = StreamKey> {
-        let slots = (slot..).zip(self.slots.get(slot as usize..).unwrap_or_default());
-        slots.filter(|(_, stream)| stream.id != 0).map(|(slot, stream)| StreamKey { slot, id: stream.id })
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (StreamKey, &mut Stream)> {
-        let slots = (0..).zip(&mut self.slots).filter(|(_, stream)| stream.id != 0);
-        slots.map(|(slot, stream)| (StreamKey { slot, id: stream.id }, stream))
+    /// The first in this slot or behind it. To walk over all of them while they change, go on in the slot behind
+    /// the one that was found.
+    pub(super) fn next_from(&self, slot: usize) -> Option<StreamKey> {
+        let mut slots = (slot as u32..).zip(self.slots.get(slot..)?);
+        slots.find(|(_, stream)| stream.id != 0).map(|(slot, stream)| StreamKey { slot, id: stream.id })
     }
 
     pub(super) fn remove(&mut self, key: StreamKey) {
@@ -313,7 +309,7 @@ mod tests {
                 assert!(streams.get(key).is_none());
             }
             assert_eq!(streams.len() as usize, model.len());
-            if round % 100 == 0 {
+            if round % 1_000 == 0 {
                 for id in 0..next + 2 {
                     assert_eq!(streams.find(id), model.get(&id).copied());
                 }

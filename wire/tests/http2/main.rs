@@ -1,3 +1,5 @@
 //! HTTP/2: RFC examples, conversations, hostile peers, and two engines that talk to each other.
 
+mod conversation;
 mod hpack;
+mod world;
