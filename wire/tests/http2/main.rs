@@ -1,5 +1,6 @@
 //! HTTP/2: RFC examples, conversations, hostile peers, and two engines that talk to each other.
 
 mod conversation;
+mod hostile;
 mod hpack;
 mod world;
