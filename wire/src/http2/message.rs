@@ -95,7 +95,8 @@ pub(super) fn request(fields: &Fields, extended: bool) -> Result<Head, Flaw> {
             return Err(Flaw::Scheme);
         }
         // Section 8.3.1: of origin form, or an asterisk for the server itself.
-        if !is_path(path) && !(path == b"*" && method == b"OPTIONS") {
+        let server = path == b"*" && method == b"OPTIONS";
+        if !server && !is_path(path) {
             return Err(Flaw::Path);
         }
     }

@@ -478,10 +478,12 @@ impl Connection {
 
     /// Nobody has ever opened it.
     fn is_idle(&self, id: u32) -> bool {
-        match self.role {
-            Role::Server => id % 2 == 0 || (id > self.last && !self.is_excluded(id)),
-            Role::Client => id % 2 == 0 || id >= self.next,
-        }
+        // Servers open none.
+        id.is_multiple_of(2)
+            || match self.role {
+                Role::Server => id > self.last && !self.is_excluded(id),
+                Role::Client => id >= self.next,
+            }
     }
 
     /// Data on a stream that is not open. (Sections 5.1 and 5.4.2.)

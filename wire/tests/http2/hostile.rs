@@ -291,7 +291,9 @@ fn connections_that_do_not_begin_like_one() {
         let mut talk = Talk::begin(Role::Server, &Config::default());
         assert_eq!(talk.breaks(bytes).code, Code::PROTOCOL_ERROR);
     }
-    for first in [raw(6, 0, 0, b"12345678"), raw(4, 1, 0, b""), window_update(0, 1), window_update(1, 0), raw(0xEE, 0, 0, b"")] {
+    for first in
+        [raw(6, 0, 0, b"12345678"), raw(4, 1, 0, b""), window_update(0, 1), window_update(1, 0), raw(0xEE, 0, 0, b"")]
+    {
         let mut talk = Talk::begin(Role::Server, &Config::default());
         assert_eq!(talk.breaks(&[frame::PREFACE, &first[..]].concat()).code, Code::PROTOCOL_ERROR);
         let mut talk = Talk::begin(Role::Client, &Config::default());

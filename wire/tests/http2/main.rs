@@ -3,4 +3,6 @@
 mod conversation;
 mod hostile;
 mod hpack;
+mod model;
+mod pair;
 mod world;
