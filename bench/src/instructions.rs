@@ -8,6 +8,12 @@ use evenkeel_core::balancer::{Input, Policy};
 use evenkeel_core::picker::{Ask, Outcome, Scope};
 use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
+use evenkeel_wire::http2::FieldWriter;
+use evenkeel_wire::http2::connection::{Connection, Event};
+use evenkeel_wire::http2::frame;
+use evenkeel_wire::http2::hpack::{Capacity, Decoder, Encoder, Fields, Form};
+use evenkeel_wire::http2::settings::{Config as Http2, Role};
+use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, Io, Peer, Protocol, Session, Settings};
 use std::hint::black_box;
@@ -35,6 +41,22 @@ const TURNS: [(&str, &[u8], &[u8]); 3] = [
     ("http1 turn chunked", REQUEST, CHUNKED),
 ];
 
+/// What grpc-go sends for a unary call. A deadline is another one each time.
+const CALL: [(&str, &str, Form); 8] = [
+    (":method", "POST", Form::Indexed),
+    (":scheme", "http", Form::Indexed),
+    (":path", "/shop.Catalog/Lookup", Form::Indexed),
+    (":authority", "catalog.shop.svc:8080", Form::Indexed),
+    ("content-type", "application/grpc", Form::Indexed),
+    ("user-agent", "grpc-go/1.75.0", Form::Indexed),
+    ("te", "trailers", Form::Indexed),
+    ("grpc-timeout", "999874u", Form::Plain),
+];
+/// And what it answers, before and behind the message.
+const ANSWER: [(&str, &str, Form); 2] =
+    [(":status", "200", Form::Indexed), ("content-type", "application/grpc", Form::Indexed)];
+const STATUS: [(&str, &str, Form); 2] = [("grpc-status", "0", Form::Indexed), ("grpc-message", "", Form::Indexed)];
+
 /// What turns a session into one that is relayed, its answer, and a message of it.
 const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -44,9 +66,11 @@ const FRAME: &[u8] = b"\x82\x100123456789abcdef";
 type Run = fn(u32);
 
 /// Paths that are not picks or turns, with how often is enough.
-const OTHERS: [(&str, u32, Run); 3] = [
+const OTHERS: [(&str, u32, Run); 5] = [
     ("websocket message there and back", MANY, |n| relay(Protocol::Http1, &[(UPGRADE, UPGRADED)], FRAME, n)),
     ("tcp bytes there and back", MANY, |n| relay(Protocol::Tcp, &[], FRAME, n)),
+    ("hpack grpc request", MANY, hpack),
+    ("http2 unary call", MANY, call),
     ("change of one endpoint of 10,000", 2, change),
 ];
 
@@ -152,4 +176,137 @@ fn change(n: u32) {
         balancer.handle(Input::Endpoints { source: 0, endpoints: specs(CHANGED + i % 2) }, now);
         black_box(published(&mut balancer));
     }
+}
+
+/// A block of these fields.
+fn block(encoder: &mut Encoder, fields: &[(&str, &str, Form)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encoder.begin(&mut out);
+    for (name, value, form) in fields {
+        encoder.put(name.as_bytes(), value.as_bytes(), *form, &mut out);
+    }
+    out
+}
+
+/// From the block of one connection to that of another.
+fn hpack(n: u32) {
+    let (mut theirs, mut decoder, mut encoder) = (Encoder::new(4096), Decoder::default(), Encoder::new(4096));
+    // The first one fills the tables.
+    let (first, block) = (block(&mut theirs, &CALL), block(&mut theirs, &CALL));
+    let (mut fields, mut out) = (Fields::default(), Vec::new());
+    let capacity = Capacity { bytes: 64 * 1024, fields: 100 };
+    for block in std::iter::once(&first).chain(std::iter::repeat_n(&block, n as usize)) {
+        fields.clear();
+        out.clear();
+        assert_eq!(decoder.decode(black_box(block), capacity, &mut fields), Ok(()));
+        fields.iter().for_each(|field| encoder.forward(&field, &mut out));
+        black_box(&out);
+    }
+}
+
+/// One side of a call: what is said on its stream, the stream's number to be filled in.
+struct Script {
+    bytes: Vec<u8>,
+    /// Where the frames begin.
+    frames: Vec<usize>,
+}
+
+impl Script {
+    fn new() -> Self {
+        Self { bytes: Vec::new(), frames: Vec::new() }
+    }
+
+    fn headers(mut self, block: &[u8], end: bool) -> Self {
+        let start = self.bytes.len();
+        self.frames.push(start);
+        self.bytes.extend_from_slice(&[0; frame::HEADER_BYTES]);
+        self.bytes.extend_from_slice(block);
+        frame::finish_headers(&mut self.bytes, start, 0, end, frame::DEFAULT_PAYLOAD_BYTES);
+        self
+    }
+
+    fn data(mut self, data: &[u8], end: bool) -> Self {
+        self.frames.push(self.bytes.len());
+        frame::put_data(&mut self.bytes, 0, data.len(), end);
+        self.bytes.extend_from_slice(data);
+        self
+    }
+
+    fn on(&mut self, stream: u32) -> &[u8] {
+        for at in &self.frames {
+            self.bytes[at + 5..at + 9].copy_from_slice(&stream.to_be_bytes());
+        }
+        black_box(&self.bytes)
+    }
+}
+
+/// The two streams of a call.
+#[derive(Default)]
+struct Turn {
+    session: Option<StreamKey>,
+    link: Option<StreamKey>,
+}
+
+/// Passes on what came on one connection to another, of whose streams `onward` is one once there is one.
+fn pass(
+    (from, back): (&mut Connection, &mut Vec<u8>),
+    (to, forth): (&mut Connection, &mut Vec<u8>),
+    bytes: &[u8],
+    mut onward: Option<StreamKey>,
+    now: Instant,
+) -> Turn {
+    let (mut input, mut back, mut forth) = (bytes, Out::new(back), Out::new(forth));
+    let mut session = None;
+    while let Some(event) = from.recv(&mut input, &mut back, now) {
+        match event {
+            Event::Fields { stream, part, fields, end, .. } => {
+                session = Some(stream);
+                let write = |writer: &mut FieldWriter<'_>| fields.iter().for_each(|field| writer.forward(&field));
+                match onward {
+                    None => onward = to.request(end, &mut forth, write),
+                    Some(onward) => assert!(to.fields(onward, part, end, &mut forth, write)),
+                }
+            }
+            Event::Data { stream, data, end } => {
+                let sent = onward.map_or(0, |onward| to.data(onward, data, end, &mut forth, now));
+                from.release(stream, sent, &mut back);
+            }
+            _ => {}
+        }
+    }
+    // As if it had been written.
+    forth.take_tail();
+    Turn { session, link: onward }
+}
+
+/// Unary calls from a session to a link and back.
+fn call(n: u32) {
+    let (config, now) = (Http2::default(), Instant::from_nanos(1_000_000_000));
+    let (mut client, mut link) = (Vec::new(), Vec::new());
+    let mut session = Connection::new(Role::Server, &config, &mut Out::new(&mut client), now);
+    let mut upstream = Connection::new(Role::Client, &config, &mut Out::new(&mut link), now);
+    let mut hello = frame::PREFACE.to_vec();
+    frame::put_settings(&mut hello, &[]);
+    frame::put_settings_ack(&mut hello);
+    frame::put_window_update(&mut hello, 0, 1 << 30);
+    pass((&mut session, &mut client), (&mut upstream, &mut link), &hello, None, now);
+    let hello = &hello[frame::PREFACE.len()..];
+    pass((&mut upstream, &mut link), (&mut session, &mut client), hello, None, now);
+    let (mut asking, mut answering) = (Encoder::new(4096), Encoder::new(4096));
+    // The first ones fill the tables.
+    let mut scripts = [(); 2].map(|()| {
+        let asks = Script::new().headers(&block(&mut asking, &CALL), false).data(&[7; 64], true);
+        let answers = Script::new().headers(&block(&mut answering, &ANSWER), false).data(&[7; 64], false);
+        (asks, answers.headers(&block(&mut answering, &STATUS), true))
+    });
+    for turn in 0..=n {
+        let (asks, answers) = &mut scripts[usize::from(turn > 0)];
+        (client.clear(), link.clear());
+        let asked = asks.on(2 * turn + 1);
+        let turn = pass((&mut session, &mut client), (&mut upstream, &mut link), asked, None, now);
+        let answered = answers.on(turn.link.map_or(0, StreamKey::id));
+        pass((&mut upstream, &mut link), (&mut session, &mut client), answered, turn.session, now);
+        black_box((&client, &link));
+    }
+    assert_eq!((session.open_streams(), upstream.open_streams()), (0, 0), "all calls are answered");
 }

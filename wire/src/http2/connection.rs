@@ -1,5 +1,5 @@
-//! One connection: what it is, what is asked of it, and what it asks for. What a peer sends is in
-//! [`receive`](super::receive), what we send in [`send`](super::send).
+//! One connection: what it is, what is asked of it, and what it asks for. What a peer sends is in `receive`, what we
+//! send in `send`.
 
 use super::budget::{Budget, Flood};
 use super::error::{Code, Error};
@@ -16,8 +16,8 @@ use evenkeel_core::time::Instant;
 
 /// A connection as a state machine.
 ///
-/// It goes through [`Phase`]s, and may be leaving ([`Leaving`]) in any of them. Its streams are in
-/// [`Streams`]; one that both sides have ended is gone.
+/// It waits for the client's preface, then for the peer's SETTINGS, is open, and over. Once it is to end it says so
+/// ([`Connection::leave`]) and finishes the streams that it has. A stream that both sides have ended is gone.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) role: Role,

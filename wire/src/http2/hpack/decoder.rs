@@ -100,11 +100,11 @@ impl Decoder {
         let index = take_integer(block, prefix)?;
         let bytes = fields.bytes();
         let start = bytes.len();
+        let mut coded_name: &[u8] = &[];
         let mut known = if index == 0 {
-            take_string(block, bytes)?;
+            coded_name = take_string(block, bytes)?;
             let name = &bytes[start..];
-            let flawed = !fields::is_name(name);
-            Known { name: Name::of(name), flawed, name_hash: fields::hash_name(name), hash: 0 }
+            Known { name: Name::of(name), flawed: !fields::is_name(name), name_hash: 0, hash: 0 }
         } else if let Some(place) = index.checked_sub(names::LEN + 1) {
             let (entry, pair) = self.table.get(place).ok_or(Flaw::Index)?;
             let name = &pair[..entry.name_len as usize];
@@ -122,15 +122,16 @@ impl Decoder {
         let (name, value) = bytes[start..].split_at(name_len);
         known.flawed |= !fields::is_value(value);
         if form == Form::Indexed {
-            if index > 0 && known.name_hash == 0 {
+            if known.name_hash == 0 {
                 known.name_hash = fields::hash_name(name);
             }
             known.hash = fields::hash_pair(known.name_hash, value);
             self.table.insert(name, value, known);
         }
-        let coded_len = coded.len();
+        let (coded_len, coded_name_len) = (coded.len(), coded_name.len());
         bytes.extend_from_slice(coded);
-        fields.push_literal(Literal { start, name_len, value_len, coded_len, form, known }, limit);
+        bytes.extend_from_slice(coded_name);
+        fields.push_literal(Literal { start, name_len, value_len, coded_len, coded_name_len, form, known }, limit);
         Ok(())
     }
 }

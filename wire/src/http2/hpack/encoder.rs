@@ -88,7 +88,19 @@ impl Encoder {
         let name_hash = fields::hash_name(name);
         let hash = fields::hash_pair(name_hash, value);
         // The pair is compared and stored in two halves here.
-        let field = Field { name, value, known, form, flawed: false, pair: &[], coded: &[], fixed, name_hash, hash };
+        let field = Field {
+            name,
+            value,
+            known,
+            form,
+            flawed: false,
+            pair: &[],
+            coded: &[],
+            coded_name: &[],
+            fixed,
+            name_hash,
+            hash,
+        };
         self.forward(&field, out);
     }
 
@@ -126,6 +138,9 @@ impl Encoder {
     }
 
     fn find_name(&self, field: &Field<'_>) -> Option<usize> {
+        if field.name_hash == 0 {
+            return None;
+        }
         let mut number = self.heads.get(self.bucket(field.name_hash))?.name;
         while let Some(place) = self.table.place(number) {
             let (entry, pair) = self.table.get(place)?;
@@ -165,15 +180,12 @@ impl Encoder {
         let prefix = if first == 0x40 { 6 } else { 4 };
         let index = field.known.index().or_else(|| self.find_name(field).map(|place| names::LEN + 1 + place));
         put_integer(out, first, prefix, index.unwrap_or(0));
+        // What came from elsewhere goes on as it came.
+        let own = field.pair.is_empty();
         if index.is_none() {
-            put_string(out, field.name);
+            put_string(out, field.name, field.coded_name, own);
         }
-        if field.coded.is_empty() {
-            put_string(out, field.value);
-        } else {
-            put_integer(out, 0x80, 7, field.coded.len());
-            out.extend_from_slice(field.coded);
-        }
+        put_string(out, field.value, field.coded, own);
     }
 
     fn bucket(&self, hash: u32) -> usize {
@@ -181,16 +193,22 @@ impl Encoder {
     }
 }
 
-/// Appends a string in the shorter of the two ways.
-fn put_string(out: &mut Vec<u8>, string: &[u8]) {
-    let coded = huffman::encoded_len(string);
-    if coded < string.len() {
-        put_integer(out, 0x80, 7, coded);
-        huffman::encode(string, out);
-    } else {
-        put_integer(out, 0x00, 7, string.len());
-        out.extend_from_slice(string);
+/// Appends a string in its code, if that is known. `choose`: or in the shorter of the two ways.
+fn put_string(out: &mut Vec<u8>, string: &[u8], coded: &[u8], choose: bool) {
+    if !coded.is_empty() {
+        put_integer(out, 0x80, 7, coded.len());
+        out.extend_from_slice(coded);
+        return;
     }
+    if choose {
+        let coded = huffman::encoded_len(string);
+        if coded < string.len() {
+            put_integer(out, 0x80, 7, coded);
+            return huffman::encode(string, out);
+        }
+    }
+    put_integer(out, 0x00, 7, string.len());
+    out.extend_from_slice(string);
 }
 
 #[cfg(test)]

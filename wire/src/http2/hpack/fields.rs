@@ -30,6 +30,7 @@ pub struct Fields {
 pub(super) struct Known {
     pub(super) name: Name,
     pub(super) flawed: bool,
+    /// Zero: the sender has the name in no table, so nobody needs to look for it in ours.
     pub(super) name_hash: u32,
     pub(super) hash: u32,
 }
@@ -40,8 +41,9 @@ struct Item {
     start: u32,
     name_len: u32,
     value_len: u32,
-    /// Bytes of the Huffman-coded value that follow the value; zero: it came as it is.
+    /// Bytes of the Huffman-coded value and name that follow them; zero: it came as it is, or not as a literal.
     coded_len: u32,
+    coded_name_len: u32,
     form: Form,
     /// Its index in the static table, else zero. Then it has no bytes here.
     fixed: u8,
@@ -64,6 +66,7 @@ pub struct Field<'a> {
     /// Name and value next to each other, and the coded value.
     pub(super) pair: &'a [u8],
     pub(super) coded: &'a [u8],
+    pub(super) coded_name: &'a [u8],
     /// Index in the static table, or zero.
     pub(super) fixed: u8,
     pub(super) name_hash: u32,
@@ -123,17 +126,31 @@ impl Fields {
 
     #[inline]
     fn field(&self, item: &Item) -> Field<'_> {
-        let (name, value, pair, coded) = if item.fixed > 0 {
+        let (name, value, pair, rest) = if item.fixed > 0 {
             let (name, value) = names::entry(usize::from(item.fixed)).copied().unwrap_or_default();
             (name.as_bytes(), value.as_bytes(), &[][..], &[][..])
         } else {
             let bytes = &self.bytes[item.start as usize..];
             let (pair, rest) = bytes.split_at((item.name_len + item.value_len) as usize);
             let (name, value) = pair.split_at(item.name_len as usize);
-            (name, value, pair, &rest[..item.coded_len as usize])
+            (name, value, pair, rest)
         };
+        let (coded, rest) = rest.split_at(item.coded_len as usize);
+        let coded_name = &rest[..item.coded_name_len as usize];
         let Known { name: known, flawed, name_hash, hash } = item.known;
-        Field { name, value, known, form: item.form, flawed, pair, coded, fixed: item.fixed, name_hash, hash }
+        Field {
+            name,
+            value,
+            known,
+            form: item.form,
+            flawed,
+            pair,
+            coded,
+            coded_name,
+            fixed: item.fixed,
+            name_hash,
+            hash,
+        }
     }
 
     /// A field counts towards the limits whether it is kept or not. False: it is not to be kept.
@@ -150,7 +167,16 @@ impl Fields {
         if self.admit(name.len(), value.len(), limit) {
             let known = Known { name: names::name(index), flawed: false, name_hash: 0, hash: 0 };
             let (form, fixed) = (Form::Indexed, index as u8);
-            self.items.push(Item { start: 0, name_len: 0, value_len: 0, coded_len: 0, form, fixed, known });
+            self.items.push(Item {
+                start: 0,
+                name_len: 0,
+                value_len: 0,
+                coded_len: 0,
+                coded_name_len: 0,
+                form,
+                fixed,
+                known,
+            });
         }
     }
 
@@ -161,7 +187,16 @@ impl Fields {
             let start = self.bytes.len() as u32;
             self.bytes.extend_from_slice(pair);
             let form = Form::Indexed;
-            self.items.push(Item { start, name_len, value_len, coded_len: 0, form, fixed: 0, known });
+            self.items.push(Item {
+                start,
+                name_len,
+                value_len,
+                coded_len: 0,
+                coded_name_len: 0,
+                form,
+                fixed: 0,
+                known,
+            });
         }
     }
 
@@ -172,11 +207,11 @@ impl Fields {
 
     /// Makes a field of what was appended to the bytes since `start`; takes it away if it is too much.
     pub(super) fn push_literal(&mut self, literal: Literal, limit: &Limit) {
-        let Literal { start, name_len, value_len, coded_len, form, known } = literal;
+        let Literal { start, name_len, value_len, coded_len, coded_name_len, form, known } = literal;
         if self.admit(name_len, value_len, limit) {
             let (name_len, value_len) = (name_len as u32, value_len as u32);
-            let (start, coded_len) = (start as u32, coded_len as u32);
-            self.items.push(Item { start, name_len, value_len, coded_len, form, fixed: 0, known });
+            let (start, coded_len, coded_name_len) = (start as u32, coded_len as u32, coded_name_len as u32);
+            self.items.push(Item { start, name_len, value_len, coded_len, coded_name_len, form, fixed: 0, known });
         } else {
             self.bytes.truncate(start);
         }
@@ -189,6 +224,7 @@ pub(super) struct Literal {
     pub(super) name_len: usize,
     pub(super) value_len: usize,
     pub(super) coded_len: usize,
+    pub(super) coded_name_len: usize,
     pub(super) form: Form,
     pub(super) known: Known,
 }
@@ -200,7 +236,7 @@ pub(super) struct Limit {
 }
 
 pub(super) fn hash_name(name: &[u8]) -> u32 {
-    hash(name) as u32
+    hash(name) as u32 | 1
 }
 
 pub(super) fn hash_pair(name_hash: u32, value: &[u8]) -> u32 {
@@ -212,10 +248,7 @@ pub(super) fn hash_pair(name_hash: u32, value: &[u8]) -> u32 {
 /// something else behind a border to HTTP/1.1. A colon may begin the name of a pseudo-header field.
 pub(super) fn is_name(name: &[u8]) -> bool {
     let rest = name.strip_prefix(b":").unwrap_or(name);
-    !rest.is_empty()
-        && rest.iter().all(|&byte| {
-            matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'^' | b'`' | b'|' | b'~')
-        })
+    !rest.is_empty() && rest.iter().all(|&byte| BYTES[usize::from(byte)] & IN_NAMES != 0)
 }
 
 /// Values have no control characters but tabs, and no white space around them (RFC 9113, section 8.2.1; RFC
@@ -224,8 +257,24 @@ pub(super) fn is_value(value: &[u8]) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     !is_blank(value.first())
         && !is_blank(value.last())
-        && !value.iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7F)
+        && value.iter().all(|&byte| BYTES[usize::from(byte)] & IN_VALUES != 0)
 }
+
+const IN_NAMES: u8 = 1;
+const IN_VALUES: u8 = 2;
+
+static BYTES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let is_name = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'!' | b'#'..=b'\'')
+            || matches!(byte as u8, b'*' | b'+' | b'^' | b'`' | b'|' | b'~');
+        let is_value = byte as u8 == b'\t' || (byte >= 0x20 && byte != 0x7F);
+        bytes[byte] = if is_name { IN_NAMES } else { 0 } | if is_value { IN_VALUES } else { 0 };
+        byte += 1;
+    }
+    bytes
+};
 
 #[cfg(test)]
 mod tests {

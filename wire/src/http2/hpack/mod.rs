@@ -9,8 +9,8 @@
 //! * whether its name and value are ones that HTTP allows, so that nobody reads them again;
 //! * a hash, by which an encoder finds the entry in its own table with one look and one comparison.
 //!
-//! A string that came Huffman-coded and is not in a table goes on in the code that it came in, for each
-//! string has only one.
+//! A string that is in no table goes on in the form that it came in: if that was Huffman-coded in the same code, for
+//! each string has only one.
 //!
 //! What the sender thought of a field (does it come again, must it never be in a table) is kept. So a
 //! never-indexed field stays one (section 7.1.3), and a field that changes each time fills nobody's table.
