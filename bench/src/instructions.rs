@@ -301,7 +301,8 @@ fn call(n: u32) {
     });
     for turn in 0..=n {
         let (asks, answers) = &mut scripts[usize::from(turn > 0)];
-        (client.clear(), link.clear());
+        client.clear();
+        link.clear();
         let asked = asks.on(2 * turn + 1);
         let turn = pass((&mut session, &mut client), (&mut upstream, &mut link), asked, None, now);
         let answered = answers.on(turn.link.map_or(0, StreamKey::id));

@@ -20,7 +20,8 @@ pub enum Flood {
     Settings,
     /// PING (CVE-2019-9512). Each frame that we send it earns one, for some measure their path with each.
     Pings,
-    /// Frames that carry nothing: empty DATA or fragments of blocks (CVE-2019-9518), informational responses.
+    /// Frames that carry nothing: empty DATA or fragments of blocks (CVE-2019-9518), informational responses. Each
+    /// request of ours earns two.
     Empty,
     /// WINDOW_UPDATE. Each frame of data that we send earns two, one for the stream and one for the connection.
     WindowUpdates,

@@ -3,7 +3,7 @@
 
 use super::budget::{Budget, Flood};
 use super::error::{Code, Error};
-use super::flow::{DEFAULT_WINDOW, Receive, Window};
+use super::flow::{DEFAULT_WINDOW, MAX_WINDOW, Receive, Window};
 use super::frame::{self, MAX_STREAM, PREFACE};
 use super::hpack::{Decoder, Encoder, Fields};
 use super::message::Flaw;
@@ -228,19 +228,22 @@ pub(super) const FAREWELL: [u8; 8] = *b"farewell";
 impl Connection {
     /// Begins a connection: writes what comes first.
     pub fn new(role: Role, config: &Config, out: &mut Out<'_, '_>, now: Instant) -> Self {
+        let stream_window = config.stream_window.min(MAX_WINDOW);
+        // It cannot be made smaller than it is for everybody.
+        let connection_window = config.connection_window.clamp(DEFAULT_WINDOW, MAX_WINDOW);
+        let config = Config { stream_window, connection_window, ..*config };
         let out = out.spill();
         if role == Role::Client {
             out.extend_from_slice(PREFACE);
         }
         frame::put_settings(out, &config.parameters(role));
-        let whole = config.connection_window.max(DEFAULT_WINDOW);
-        if whole > DEFAULT_WINDOW {
-            frame::put_window_update(out, 0, whole - DEFAULT_WINDOW);
+        if connection_window > DEFAULT_WINDOW {
+            frame::put_window_update(out, 0, connection_window - DEFAULT_WINDOW);
         }
         let due = Some(now + config.settings_timeout);
         Self {
             role,
-            config: *config,
+            config,
             phase: if role == Role::Client { Phase::Settings } else { Phase::Preface },
             leaving: Leaving::No,
             streams: Streams::new(),
@@ -252,7 +255,7 @@ impl Connection {
             fragments: Vec::new(),
             remote: Remote::default(),
             send: Window::new(DEFAULT_WINDOW),
-            receive: Receive::new(whole),
+            receive: Receive::new(connection_window),
             initial_window: DEFAULT_WINDOW,
             budget: Budget::new(config.allowance, now),
             next: 1,
@@ -283,7 +286,8 @@ impl Connection {
     /// There will be no more streams, and there are none: what was written is to be sent, then the connection is to
     /// be closed.
     pub fn is_finished(&self) -> bool {
-        let farewell = self.goaway.is_some() || matches!(self.leaving, Leaving::Said(_));
+        // A client's GOAWAY is about streams that we would open. It closes the connection when it is done.
+        let farewell = (self.role == Role::Client && self.goaway.is_some()) || matches!(self.leaving, Leaving::Said(_));
         self.phase == Phase::Over || (farewell && self.streams.len() == 0)
     }
 

@@ -43,7 +43,8 @@
 //!
 //! **All of a read, then one write.** Every frame of a read is handled before anything is written; what that makes
 //! for a client or a link lies in its buffer until the worker flushes each connection that was touched, once in a
-//! turn of its loop.
+//! turn of its loop. A connection whose peer does not read what lies there is not read from either: so the answers that
+//! a peer can make us owe it are bounded by one read.
 //!
 //! **Credit is passed on.** A peer may send what its windows allow, and gets as much again only when the other side's
 //! peer has taken it: by [`release`](connection::Connection::release), with what

@@ -75,6 +75,8 @@ impl Connection {
         }
         let id = self.next;
         self.next += 2;
+        // It may be told to go on, and be given hints.
+        self.budget.earn(Flood::Empty, 2);
         let (is_head, connect) = self.put_block(id, end, out, write);
         let key = self.streams.insert(id, self.new_receive(), Window::new(self.remote.stream_window));
         if let Some(stream) = self.streams.get_mut(key) {

@@ -93,7 +93,7 @@ impl Config {
             by_role[0],
             by_role[1],
             (HEADER_TABLE_SIZE, self.table_bytes),
-            (INITIAL_WINDOW_SIZE, self.stream_window.min(MAX_WINDOW)),
+            (INITIAL_WINDOW_SIZE, self.stream_window),
             (MAX_FRAME_SIZE, DEFAULT_PAYLOAD_BYTES as u32),
             (MAX_HEADER_LIST_SIZE, self.header_bytes),
         ]

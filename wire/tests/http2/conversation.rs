@@ -215,6 +215,36 @@ fn a_farewell_does_not_wait_for_ever() {
 }
 
 #[test]
+fn a_client_that_takes_leave_is_served_until_it_goes() {
+    let mut talk = Talk::server();
+    assert_eq!(talk.hears(&goaway(0, Code::NO_ERROR)), [Seen::Goaway(Code::NO_ERROR)]);
+    assert!(!talk.engine.is_finished());
+    let stream = talk.asks(1, true);
+    assert!(talk.answer(stream, Part::Head, OK, true));
+}
+
+#[test]
+fn each_upload_may_be_told_to_go_on() {
+    let mut talk = Talk::client();
+    for n in 0..1000 {
+        let stream = talk.request(GET, true).unwrap();
+        let answer = [talk.headers(2 * n + 1, &[(":status", "100")], false), talk.headers(2 * n + 1, OK, true)];
+        assert_eq!(talk.hears(&answer.concat()).len(), 2, "{stream:?}");
+    }
+}
+
+#[test]
+fn windows_are_no_larger_than_there_are() {
+    let config = Config { stream_window: u32::MAX, connection_window: u32::MAX, ..Config::default() };
+    let mut talk = Talk::begin(Role::Server, &config);
+    assert_eq!(talk.said(), [Said::Settings, Said::WindowUpdate(0, (1 << 31) - 65_536)]);
+    talk.hears(&[&frame::PREFACE[..], &settings(&[(4, (1 << 31) - 1)]), &raw(4, 1, 0, b"")].concat());
+    let stream = talk.asks(1, false);
+    assert_eq!(talk.hears(&data(1, &[0; 16_000], true)).len(), 1);
+    talk.with(|engine, out, _| engine.release(stream, 16_000, out));
+}
+
+#[test]
 fn streams_behind_a_goaway_can_be_tried_elsewhere() {
     let mut talk = Talk::client();
     let keys: Vec<_> = (0..4).map(|_| talk.request(GET, true).unwrap()).collect();

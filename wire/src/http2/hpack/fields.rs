@@ -113,12 +113,6 @@ impl Fields {
         (self.size, self.excess) = (0, false);
     }
 
-    /// Gives back what a large block needed and the usual one does not.
-    pub fn shrink(&mut self, bytes: usize) {
-        self.bytes.shrink_to(bytes);
-        self.items.shrink_to(bytes / size_of::<Item>());
-    }
-
     /// Bytes that are allocated.
     pub fn footprint(&self) -> usize {
         self.bytes.capacity() + self.items.capacity() * size_of::<Item>()
