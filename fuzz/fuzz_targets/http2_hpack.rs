@@ -22,7 +22,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         if ours.is_err() {
             return;
         }
-        let list: Vec<_> = fields.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect();
+        let list: Vec<_> = fields.iter().map(|field| (field.name().to_vec(), field.value().to_vec())).collect();
         if list.is_empty() {
             return;
         }

@@ -136,13 +136,13 @@ pub(super) fn response(fields: &Fields) -> Result<Head, Flaw> {
 /// Checks trailers.
 pub(super) fn trailers(fields: &Fields) -> Result<(), Flaw> {
     for field in fields.iter() {
-        if field.flawed {
+        if field.is_flawed() {
             return Err(Flaw::Field);
         }
         if is_pseudo(&field) {
             return Err(Flaw::Pseudo);
         }
-        match field.known {
+        match field.known() {
             // Nobody may learn from trailers how a message is framed (RFC 9110, section 6.5.1).
             Name::CONTENT_LENGTH => return Err(Flaw::ContentLength),
             Name::HOST => return Err(Flaw::Authority),
@@ -162,11 +162,11 @@ fn read(fields: &Fields) -> Result<(Pseudo<'_>, Regular<'_>), Flaw> {
     let mut regular = Regular { host: None, length: None };
     let mut behind = false;
     for field in fields.iter() {
-        if field.flawed {
+        if field.is_flawed() {
             return Err(Flaw::Field);
         }
         if is_pseudo(&field) {
-            let place = match field.known {
+            let place = match field.known() {
                 Name::METHOD => &mut pseudo.method,
                 Name::SCHEME => &mut pseudo.scheme,
                 Name::PATH => &mut pseudo.path,
@@ -175,17 +175,17 @@ fn read(fields: &Fields) -> Result<(Pseudo<'_>, Regular<'_>), Flaw> {
                 Name::PROTOCOL => &mut pseudo.protocol,
                 _ => return Err(Flaw::Pseudo),
             };
-            if behind || place.replace(field.value).is_some() {
+            if behind || place.replace(field.value()).is_some() {
                 return Err(Flaw::Pseudo);
             }
             continue;
         }
         behind = true;
-        match field.known {
+        match field.known() {
             Name::OTHER => {}
-            Name::HOST if regular.host.replace(field.value).is_some() => return Err(Flaw::Authority),
+            Name::HOST if regular.host.replace(field.value()).is_some() => return Err(Flaw::Authority),
             Name::CONTENT_LENGTH if regular.length.is_some() => return Err(Flaw::ContentLength),
-            Name::CONTENT_LENGTH => regular.length = Some(length(field.value)?),
+            Name::CONTENT_LENGTH => regular.length = Some(length(field.value())?),
             _ => connection_specific(&field)?,
         }
     }
@@ -194,15 +194,15 @@ fn read(fields: &Fields) -> Result<(Pseudo<'_>, Regular<'_>), Flaw> {
 
 #[inline]
 fn is_pseudo(field: &Field<'_>) -> bool {
-    field.known.is_pseudo() || (field.known == Name::OTHER && field.name.first() == Some(&b':'))
+    field.known().is_pseudo() || (field.known() == Name::OTHER && field.name().first() == Some(&b':'))
 }
 
 fn connection_specific(field: &Field<'_>) -> Result<(), Flaw> {
-    match field.known {
+    match field.known() {
         Name::CONNECTION | Name::KEEP_ALIVE | Name::PROXY_CONNECTION | Name::TRANSFER_ENCODING | Name::UPGRADE => {
             Err(Flaw::ConnectionSpecific)
         }
-        Name::TE if !field.value.eq_ignore_ascii_case(b"trailers") => Err(Flaw::ConnectionSpecific),
+        Name::TE if !field.value().eq_ignore_ascii_case(b"trailers") => Err(Flaw::ConnectionSpecific),
         _ => Ok(()),
     }
 }

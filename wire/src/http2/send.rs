@@ -30,7 +30,7 @@ impl FieldWriter<'_> {
     /// Passes on a field of another connection.
     #[inline]
     pub fn forward(&mut self, field: &Field<'_>) {
-        self.note(field.known, field.value);
+        self.note(field.known(), field.value());
         self.encoder.forward(field, self.out);
     }
 

@@ -8,7 +8,7 @@ const ALL: Capacity = Capacity { bytes: usize::MAX, fields: usize::MAX };
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn pairs(fields: &Fields) -> Pairs {
-    fields.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect()
+    fields.iter().map(|field| (field.name().to_vec(), field.value().to_vec())).collect()
 }
 
 fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Pairs, Flaw> {
@@ -210,7 +210,7 @@ proptest! {
             prop_assert_eq!(&theirs.decode(&block).unwrap(), &expected);
             onward.begin(&mut passed);
             for (field, (.., form)) in scratch.iter().zip(&fields) {
-                prop_assert_eq!(field.form == Form::Never, *form == Form::Never);
+                prop_assert_eq!(field.form() == Form::Never, *form == Form::Never);
                 onward.forward(&field, &mut passed);
             }
             prop_assert_eq!(&behind.decode(&passed).unwrap(), &expected);

@@ -224,7 +224,8 @@ impl End {
             match event {
                 Event::Ready | Event::Pong | Event::Goaway(_) => {}
                 Event::Fields { stream, part, status, fields, end } => {
-                    let list: Vec<_> = fields.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect();
+                    let list: Vec<_> =
+                        fields.iter().map(|field| (field.name().to_vec(), field.value().to_vec())).collect();
                     if self.role == Role::Server && part == Part::Head && !self.halves.contains_key(&stream.id()) {
                         self.begin(stream, false);
                     }

@@ -27,7 +27,7 @@ pub enum Seen {
 
 pub fn list(fields: &Fields) -> List {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    fields.iter().map(|field| (text(field.name), text(field.value))).collect()
+    fields.iter().map(|field| (text(field.name()), text(field.value()))).collect()
 }
 
 impl Seen {

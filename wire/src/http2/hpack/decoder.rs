@@ -1,6 +1,6 @@
 //! From a block to fields.
 
-use super::fields::{self, Fields, Form, Known, Limit, Literal};
+use super::fields::{self, Fields, Form, Known, Limit, New};
 use super::names::{self, Name};
 use super::table::Table;
 use super::{DEFAULT_TABLE_BYTES, Flaw, huffman, take_integer};
@@ -131,7 +131,7 @@ impl Decoder {
         let (coded_len, coded_name_len) = (coded.len(), coded_name.len());
         bytes.extend_from_slice(coded);
         bytes.extend_from_slice(coded_name);
-        fields.push_literal(Literal { start, name_len, value_len, coded_len, coded_name_len, form, known }, limit);
+        fields.push_new(New { start, name_len, value_len, coded_len, coded_name_len, form, known }, limit);
         Ok(())
     }
 }

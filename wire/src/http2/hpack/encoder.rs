@@ -1,6 +1,6 @@
 //! From fields to a block.
 
-use super::fields::{self, Field, Form};
+use super::fields::{self, Field, Form, Literal};
 use super::names::{self, Name};
 use super::table::{OVERHEAD, Table};
 use super::{DEFAULT_TABLE_BYTES, huffman, put_integer};
@@ -72,36 +72,43 @@ impl Encoder {
     /// Passes on a field that a [`Decoder`](super::Decoder) read.
     #[inline]
     pub fn forward(&mut self, field: &Field<'_>, out: &mut Vec<u8>) {
-        match field.form {
-            _ if field.fixed > 0 => out.push(0x80 | field.fixed),
-            Form::Indexed => self.indexed(field, out),
-            Form::Plain => self.literal(0x00, field, out),
-            Form::Never => self.literal(0x10, field, out),
+        match field.form() {
+            _ if field.fixed() > 0 => out.push(0x80 | field.fixed() as u8),
+            Form::Indexed => {
+                let pair = field.pair();
+                match self.find_pair(field.hash(), field.name_len(), |ours| ours == pair) {
+                    Some(place) => put_integer(out, 0x80, 7, names::LEN + 1 + place),
+                    None => self.insert(&field.literal(), out),
+                }
+            }
+            Form::Plain => self.literal(0x00, &field.literal(), out),
+            Form::Never => self.literal(0x10, &field.literal(), out),
         }
     }
 
     /// Appends a field of our own.
     pub fn put(&mut self, name: &[u8], value: &[u8], form: Form, out: &mut Vec<u8>) {
         let known = Name::of(name);
-        let fixed = if form == Form::Never { None } else { names::find(known, value) };
-        let fixed = fixed.map_or(0, |index| index as u8);
+        if form != Form::Never
+            && let Some(index) = names::find(known, value)
+        {
+            out.push(0x80 | index as u8);
+            return;
+        }
         let name_hash = fields::hash_name(name);
         let hash = fields::hash_pair(name_hash, value);
-        // The pair is compared and stored in two halves here.
-        let field = Field {
-            name,
-            value,
-            known,
-            form,
-            flawed: false,
-            pair: &[],
-            coded: &[],
-            coded_name: &[],
-            fixed,
-            name_hash,
-            hash,
-        };
-        self.forward(&field, out);
+        let literal = Literal { known, name, value, coded_name: &[], coded_value: &[], name_hash, hash, own: true };
+        match form {
+            Form::Indexed => {
+                let same = |ours: &[u8]| ours.strip_prefix(name) == Some(value);
+                match self.find_pair(hash, name.len() as u32, same) {
+                    Some(place) => put_integer(out, 0x80, 7, names::LEN + 1 + place),
+                    None => self.insert(&literal, out),
+                }
+            }
+            Form::Plain => self.literal(0x00, &literal, out),
+            Form::Never => self.literal(0x10, &literal, out),
+        }
     }
 
     /// Bytes that are allocated.
@@ -110,34 +117,19 @@ impl Encoder {
     }
 
     #[inline]
-    fn indexed(&mut self, field: &Field<'_>, out: &mut Vec<u8>) {
-        match self.find_pair(field) {
-            Some(place) => put_integer(out, 0x80, 7, names::LEN + 1 + place),
-            None => self.insert(field, out),
-        }
-    }
-
-    #[inline]
-    fn find_pair(&self, field: &Field<'_>) -> Option<usize> {
-        let mut number = self.heads.get(self.bucket(field.hash))?.pair;
+    fn find_pair(&self, hash: u32, name_len: u32, same: impl Fn(&[u8]) -> bool) -> Option<usize> {
+        let mut number = self.heads.get(self.bucket(hash))?.pair;
         while let Some(place) = self.table.place(number) {
             let (entry, pair) = self.table.get(place)?;
-            if entry.meta.pair_hash == field.hash && entry.name_len as usize == field.name.len() {
-                let same = if field.pair.is_empty() {
-                    pair.strip_prefix(field.name) == Some(field.value)
-                } else {
-                    pair == field.pair
-                };
-                if same {
-                    return Some(place);
-                }
+            if entry.meta.pair_hash == hash && entry.name_len == name_len && same(pair) {
+                return Some(place);
             }
             number = entry.meta.older_pair;
         }
         None
     }
 
-    fn find_name(&self, field: &Field<'_>) -> Option<usize> {
+    fn find_name(&self, field: &Literal<'_>) -> Option<usize> {
         if field.name_hash == 0 {
             return None;
         }
@@ -153,7 +145,7 @@ impl Encoder {
     }
 
     /// What takes a large part of the table would drive out everything else, for one field.
-    fn insert(&mut self, field: &Field<'_>, out: &mut Vec<u8>) {
+    fn insert(&mut self, field: &Literal<'_>, out: &mut Vec<u8>) {
         let size = field.name.len() + field.value.len() + OVERHEAD;
         if size > self.table.max() / 2 {
             return self.literal(0x00, field, out);
@@ -176,16 +168,14 @@ impl Encoder {
         }
     }
 
-    fn literal(&self, first: u8, field: &Field<'_>, out: &mut Vec<u8>) {
+    fn literal(&self, first: u8, field: &Literal<'_>, out: &mut Vec<u8>) {
         let prefix = if first == 0x40 { 6 } else { 4 };
         let index = field.known.index().or_else(|| self.find_name(field).map(|place| names::LEN + 1 + place));
         put_integer(out, first, prefix, index.unwrap_or(0));
-        // What came from elsewhere goes on as it came.
-        let own = field.pair.is_empty();
         if index.is_none() {
-            put_string(out, field.name, field.coded_name, own);
+            put_string(out, field.name, field.coded_name, field.own);
         }
-        put_string(out, field.value, field.coded, own);
+        put_string(out, field.value, field.coded_value, field.own);
     }
 
     fn bucket(&self, hash: u32) -> usize {
@@ -254,7 +244,7 @@ mod tests {
         let first = block(&mut encoder, &secret);
         assert_eq!(block(&mut encoder, &secret), first);
         let fields = decode(&mut decoder, &first);
-        assert!(fields.iter().all(|field| field.form == Form::Never));
+        assert!(fields.iter().all(|field| field.form() == Form::Never));
         let (mut other, mut out) = (Encoder::new(4096), Vec::new());
         fields.iter().for_each(|field| other.forward(&field, &mut out));
         assert_eq!(out, first);
@@ -326,10 +316,10 @@ mod tests {
     fn flaws_are_found_once_and_stay_with_the_entry() {
         let mut decoder = Decoder::default();
         let fields = decode(&mut decoder, b"\x40\x01A\x01v\x40\x01b\x03a\r\n\x40\x01c\x01v");
-        assert_eq!(fields.iter().map(|field| field.flawed).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(fields.iter().map(|field| field.is_flawed()).collect::<Vec<_>>(), [true, true, false]);
         // The same entries again, and the names with other values.
         let fields = decode(&mut decoder, b"\xC0\xBF\xBE\x0F\x31\x01w\x0F\x30\x01w");
-        assert_eq!(fields.iter().map(|field| field.flawed).collect::<Vec<_>>(), [true, true, false, true, false]);
+        assert_eq!(fields.iter().map(|field| field.is_flawed()).collect::<Vec<_>>(), [true, true, false, true, false]);
     }
 
     #[test]

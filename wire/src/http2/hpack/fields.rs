@@ -53,37 +53,112 @@ struct Item {
 /// One of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Field<'a> {
+    bytes: &'a [u8],
+    item: &'a Item,
+}
+
+impl<'a> Field<'a> {
     /// What it is called.
-    pub name: &'a [u8],
+    #[inline]
+    pub fn name(&self) -> &'a [u8] {
+        match names::entry(self.fixed()) {
+            Some((name, _)) => name.as_bytes(),
+            None => &self.pair()[..self.item.name_len as usize],
+        }
+    }
+
     /// Its value.
-    pub value: &'a [u8],
+    #[inline]
+    pub fn value(&self) -> &'a [u8] {
+        match names::entry(self.fixed()) {
+            Some((_, value)) => value.as_bytes(),
+            None => &self.pair()[self.item.name_len as usize..],
+        }
+    }
+
     /// Its name, told apart.
-    pub known: Name,
+    #[inline]
+    pub fn known(&self) -> Name {
+        self.item.known.name
+    }
+
     /// How it was written.
-    pub form: Form,
+    #[inline]
+    pub fn form(&self) -> Form {
+        self.item.form
+    }
+
     /// Name or value have bytes that HTTP does not allow.
-    pub flawed: bool,
-    /// Name and value next to each other, and the coded value.
-    pub(super) pair: &'a [u8],
-    pub(super) coded: &'a [u8],
+    #[inline]
+    pub fn is_flawed(&self) -> bool {
+        self.item.known.flawed
+    }
+
+    /// Its index in the static table, or zero.
+    #[inline]
+    pub(super) fn fixed(&self) -> usize {
+        self.item.fixed.into()
+    }
+
+    /// Name and value next to each other, unless it is in the static table.
+    #[inline]
+    pub(super) fn pair(&self) -> &'a [u8] {
+        &self.bytes[self.item.start as usize..][..(self.item.name_len + self.item.value_len) as usize]
+    }
+
+    #[inline]
+    pub(super) fn name_len(&self) -> u32 {
+        self.item.name_len
+    }
+
+    #[inline]
+    pub(super) fn hash(&self) -> u32 {
+        self.item.known.hash
+    }
+
+    /// For a table that does not have it.
+    pub(super) fn literal(&self) -> Literal<'a> {
+        let Item { start, name_len, value_len, coded_len, coded_name_len, known, .. } = *self.item;
+        let rest = &self.bytes[(start + name_len + value_len) as usize..];
+        let (coded_value, rest) = rest.split_at(coded_len as usize);
+        Literal {
+            known: known.name,
+            name: self.name(),
+            value: self.value(),
+            coded_name: &rest[..coded_name_len as usize],
+            coded_value,
+            name_hash: known.name_hash,
+            hash: known.hash,
+            own: false,
+        }
+    }
+}
+
+/// A field that is written out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Literal<'a> {
+    pub(super) known: Name,
+    pub(super) name: &'a [u8],
+    pub(super) value: &'a [u8],
+    /// In the code, if they came in it.
     pub(super) coded_name: &'a [u8],
-    /// Index in the static table, or zero.
-    pub(super) fixed: u8,
+    pub(super) coded_value: &'a [u8],
     pub(super) name_hash: u32,
     pub(super) hash: u32,
+    /// It did not come from anywhere: we choose how its strings are written.
+    pub(super) own: bool,
 }
 
 impl Fields {
     /// In order.
     #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Field<'_>> + Clone {
-        self.items.iter().map(|item| self.field(item))
+        self.items.iter().map(|item| Field { bytes: &self.bytes, item })
     }
 
     /// The value of the first field of this name. Not for [`Name::OTHER`], which is many.
     pub fn get(&self, name: Name) -> Option<&[u8]> {
-        let item = self.items.iter().find(|item| item.known.name == name)?;
-        Some(self.field(item).value)
+        self.iter().find(|field| field.known() == name).map(|field| field.value())
     }
 
     /// How many there are.
@@ -116,35 +191,6 @@ impl Fields {
     /// Bytes that are allocated.
     pub fn footprint(&self) -> usize {
         self.bytes.capacity() + self.items.capacity() * size_of::<Item>()
-    }
-
-    #[inline]
-    fn field(&self, item: &Item) -> Field<'_> {
-        let (name, value, pair, rest) = if item.fixed > 0 {
-            let (name, value) = names::entry(usize::from(item.fixed)).copied().unwrap_or_default();
-            (name.as_bytes(), value.as_bytes(), &[][..], &[][..])
-        } else {
-            let bytes = &self.bytes[item.start as usize..];
-            let (pair, rest) = bytes.split_at((item.name_len + item.value_len) as usize);
-            let (name, value) = pair.split_at(item.name_len as usize);
-            (name, value, pair, rest)
-        };
-        let (coded, rest) = rest.split_at(item.coded_len as usize);
-        let coded_name = &rest[..item.coded_name_len as usize];
-        let Known { name: known, flawed, name_hash, hash } = item.known;
-        Field {
-            name,
-            value,
-            known,
-            form: item.form,
-            flawed,
-            pair,
-            coded,
-            coded_name,
-            fixed: item.fixed,
-            name_hash,
-            hash,
-        }
     }
 
     /// A field counts towards the limits whether it is kept or not. False: it is not to be kept.
@@ -200,8 +246,8 @@ impl Fields {
     }
 
     /// Makes a field of what was appended to the bytes since `start`; takes it away if it is too much.
-    pub(super) fn push_literal(&mut self, literal: Literal, limit: &Limit) {
-        let Literal { start, name_len, value_len, coded_len, coded_name_len, form, known } = literal;
+    pub(super) fn push_new(&mut self, new: New, limit: &Limit) {
+        let New { start, name_len, value_len, coded_len, coded_name_len, form, known } = new;
         if self.admit(name_len, value_len, limit) {
             let (name_len, value_len) = (name_len as u32, value_len as u32);
             let (start, coded_len, coded_name_len) = (start as u32, coded_len as u32, coded_name_len as u32);
@@ -212,8 +258,8 @@ impl Fields {
     }
 }
 
-/// A literal whose bytes are at the end of [`Fields::bytes`].
-pub(super) struct Literal {
+/// A field whose bytes are at the end of [`Fields::bytes`].
+pub(super) struct New {
     pub(super) start: usize,
     pub(super) name_len: usize,
     pub(super) value_len: usize,
