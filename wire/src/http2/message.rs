@@ -1,6 +1,7 @@
 //! What makes a head or trailers a message of HTTP (RFC 9113, section 8). Whatever two readers could read in two
 //! ways, or an HTTP/1.1 hop behind us in another way, is malformed.
 
+use super::bytes;
 use super::hpack::{Field, Fields, Name};
 
 /// What is wrong with a message. Its stream is reset with `PROTOCOL_ERROR` (section 8.1.1).
@@ -215,8 +216,7 @@ fn length(value: &[u8]) -> Result<u64, Flaw> {
 }
 
 fn is_token(text: &[u8]) -> bool {
-    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !text.is_empty() && text.iter().all(is_token)
+    !text.is_empty() && bytes::all(text, bytes::TOKEN)
 }
 
 fn is_scheme(text: &[u8]) -> bool {
@@ -224,16 +224,13 @@ fn is_scheme(text: &[u8]) -> bool {
     text.first().is_some_and(u8::is_ascii_alphabetic) && text.iter().all(rest)
 }
 
-/// Origin form: what would end a request line, or begin something else in it, has no place here. Bytes beyond
-/// ASCII have, as over HTTP/1.1: they end nothing.
+/// Origin form.
 fn is_path(path: &[u8]) -> bool {
-    path.first() == Some(&b'/') && !path.iter().any(|&byte| byte <= b' ' || byte == 0x7F || byte == b'#')
+    path.first() == Some(&b'/') && bytes::all(path, bytes::PATH)
 }
 
-/// A host and perhaps a port, without user information (section 8.3.1).
 fn is_authority(authority: &[u8]) -> bool {
-    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
-    !authority.is_empty() && authority.iter().all(is_part)
+    !authority.is_empty() && bytes::all(authority, bytes::AUTHORITY)
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@
 //! walks from a frame to an event, `send` from a call to frames.
 
 pub mod budget;
+mod bytes;
 pub mod connection;
 pub mod error;
 pub mod flow;

@@ -2,6 +2,7 @@
 
 use super::names::{self, Name};
 use super::table::OVERHEAD;
+use crate::http2::bytes;
 use alloc::vec::Vec;
 use evenkeel_core::hash::hash;
 
@@ -288,33 +289,15 @@ pub(super) fn hash_pair(name_hash: u32, value: &[u8]) -> u32 {
 /// something else behind a border to HTTP/1.1. A colon may begin the name of a pseudo-header field.
 pub(super) fn is_name(name: &[u8]) -> bool {
     let rest = name.strip_prefix(b":").unwrap_or(name);
-    !rest.is_empty() && rest.iter().all(|&byte| BYTES[usize::from(byte)] & IN_NAMES != 0)
+    !rest.is_empty() && bytes::all(rest, bytes::NAME)
 }
 
 /// Values have no control characters but tabs, and no white space around them (RFC 9113, section 8.2.1; RFC
 /// 9110, section 5.5).
 pub(super) fn is_value(value: &[u8]) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    !is_blank(value.first())
-        && !is_blank(value.last())
-        && value.iter().all(|&byte| BYTES[usize::from(byte)] & IN_VALUES != 0)
+    !is_blank(value.first()) && !is_blank(value.last()) && bytes::all(value, bytes::VALUE)
 }
-
-const IN_NAMES: u8 = 1;
-const IN_VALUES: u8 = 2;
-
-static BYTES: [u8; 256] = {
-    let mut bytes = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let is_name = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'!' | b'#'..=b'\'')
-            || matches!(byte as u8, b'*' | b'+' | b'^' | b'`' | b'|' | b'~');
-        let is_value = byte as u8 == b'\t' || (byte >= 0x20 && byte != 0x7F);
-        bytes[byte] = if is_name { IN_NAMES } else { 0 } | if is_value { IN_VALUES } else { 0 };
-        byte += 1;
-    }
-    bytes
-};
 
 #[cfg(test)]
 mod tests {
