@@ -16,7 +16,7 @@ pub enum Flood {
     /// Streams that it reset, or made us reset, before they came to their end (CVE-2023-44487, CVE-2025-8671).
     /// Each stream that does come to its end earns one.
     Resets,
-    /// SETTINGS (CVE-2019-9515).
+    /// SETTINGS (CVE-2019-9515), and GOAWAY: each makes us look at all streams.
     Settings,
     /// PING (CVE-2019-9512). Each frame that we send it earns one, for some measure their path with each.
     Pings,

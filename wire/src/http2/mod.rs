@@ -55,8 +55,9 @@
 //!
 //! **From HTTP/1.1 and to it.** What comes has been checked as section 8 wants it, and so that it can be written as
 //! HTTP/1.1: names are tokens, values have no line ends, the path has no blank, `host` and `:authority` agree, the
-//! length is that of the body. Behind a server session, [`Part`](connection::Part)s map to the head, the chunks and
-//! the trailers of a request, [`Event::Reset`](connection::Event::Reset) to a connection that breaks. In the other
+//! length is that of the body. (`cookie` may come in several fields, which HTTP/1.1 wants joined.) Behind a server
+//! session, [`Part`](connection::Part)s map to the head and the trailers of a request,
+//! [`Event::Reset`](connection::Event::Reset) to a connection that breaks. In the other
 //! direction, [`FieldWriter::put`] writes what `http1` read, in lower case and without what is about the connection;
 //! whoever writes chooses the [`Form`](hpack::Form), for HTTP/1.1 says nothing about what comes again.
 //!

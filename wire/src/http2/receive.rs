@@ -129,6 +129,7 @@ impl Connection {
             Frame::Settings(parameters) => self.settings(parameters, out, now),
             Frame::SettingsAck => self.settings_ack(),
             Frame::Goaway { last, code } => {
+                self.budget.spend(Flood::Settings, now)?;
                 // The last word counts, but nothing that was excluded comes back (section 6.8).
                 self.goaway = Some(self.goaway.unwrap_or(last).min(last));
                 if self.role == Role::Client {

@@ -232,3 +232,20 @@ impl Connection {
         kind
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http2::settings::Config;
+
+    #[test]
+    fn identifiers_are_used_once_and_come_to_an_end() {
+        let mut buffer = Vec::new();
+        let mut out = Out::new(&mut buffer);
+        let mut engine = Connection::new(Role::Client, &Config::default(), &mut out, Instant::ZERO);
+        engine.next = MAX_STREAM - 2;
+        let ids = [(); 3].map(|()| engine.request(true, &mut out, |_| {}).map(StreamKey::id));
+        assert_eq!(ids, [Some(MAX_STREAM - 2), Some(MAX_STREAM), None]);
+        assert_eq!(engine.room(), 0);
+    }
+}

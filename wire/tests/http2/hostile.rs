@@ -106,6 +106,8 @@ fn a_block_that_does_not_end_in_time() {
 fn settings_pings_and_priorities() {
     let mut talk = Talk::server();
     assert_eq!(until_over(&mut talk, Flood::Settings, |_, _| settings(&[])), 100);
+    let mut talk = Talk::client();
+    assert_eq!(until_over(&mut talk, Flood::Settings, |_, _| goaway(1, Code::NO_ERROR)), 100);
     let mut talk = Talk::server();
     assert_eq!(until_over(&mut talk, Flood::Pings, |_, _| raw(6, 0, 0, b"12345678")), 100);
     let mut talk = Talk::server();
