@@ -271,7 +271,8 @@ fn pass(
                 let sent = onward.map_or(0, |onward| to.data(onward, data, end, &mut forth, now));
                 from.release(stream, sent, &mut back);
             }
-            _ => {}
+            Event::Ready => {}
+            other => panic!("{other:?}"),
         }
     }
     // As if it had been written.
