@@ -283,7 +283,8 @@ fn a_large_websocket_message_is_spliced_and_the_session_still_understood() {
             }
         }
     });
-    let mut proxy = Proxy::start(&[backend.addr]);
+    // Sessions are told to go at some time within the grace.
+    let mut proxy = Proxy::grace(&[backend.addr], std::time::Duration::from_secs(1));
     let mut client = proxy.connect();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").expect("sent");
     assert_eq!(status(&read_head(&mut client)), 101);
