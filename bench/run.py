@@ -132,7 +132,7 @@ def run(group, world, scale, progress):
         return growth.measure(world, scale["points"], 1 if scale["quick"] else 2, progress, scale["quick"])
     if group == "picks":
         progress("picks", "nanoseconds of a pick, milliseconds of a change")
-        return {**growth.picks(), "file": growth.changes(world, 10_000, 3, progress)}
+        return {**growth.picks(), "file": growth.changes(world, 10_000, 1 if scale["quick"] else 3, progress)}
     return {kind.name: kinds.measure(world, kind, scale["rounds"], max(1, round(kind.seconds * scale["seconds"])),
                                      progress, scale["quick"])
             for kind in kinds.KINDS[group]}
