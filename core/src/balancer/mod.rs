@@ -301,7 +301,7 @@ pub struct Balancer {
     /// What an operator drains, and since when.
     drained: BTreeMap<EndpointId, Instant>,
     /// Endpoints that discovery does not know any more, while somebody still uses them.
-    departed: Vec<Departed>,
+    departed: BTreeMap<(EndpointId, Address), Departed>,
     rebalancer: Rebalancer,
     outputs: VecDeque<Output>,
     /// Something was known once: from here on, what is new starts slowly.
@@ -338,7 +338,7 @@ impl Balancer {
             proxy,
             rebalancer: Rebalancer::new(&mut rng, now),
             rng,
-            departed: Vec::new(),
+            departed: BTreeMap::new(),
             sources: BTreeMap::new(),
             members: BTreeMap::new(),
             drained: BTreeMap::new(),
@@ -470,7 +470,7 @@ impl Balancer {
             self.members.insert(id, member);
         }
         self.sources = sources;
-        self.departed.retain(|d| d.endpoint.strong_count() > 0);
+        self.departed.retain(|_, d| d.endpoint.strong_count() > 0);
         self.begun |= !self.members.is_empty();
         if changed {
             self.rebalancer.note_change();
@@ -495,14 +495,14 @@ impl Balancer {
     fn departs(&mut self, id: EndpointId, member: Member) {
         self.drained.remove(&id);
         self.outputs.push_back(Output::Fact(Fact::Removed(id)));
-        self.departed.push(Departed { endpoint: Arc::downgrade(&member.endpoint), told: member.told_to_leave });
+        let departed = Departed { endpoint: Arc::downgrade(&member.endpoint), told: member.told_to_leave };
+        self.departed.insert((member.endpoint.id, member.endpoint.address.clone()), departed);
         self.outputs.push_back(Output::Retire(member.endpoint));
     }
 
     /// The endpoint as it was when it left, if its sessions are still there, and whether they were told to go.
     fn comes_back(&mut self, id: EndpointId, address: &Address) -> Option<(Arc<Endpoint>, bool)> {
-        let is_it = |d: &Departed| d.endpoint.upgrade().is_some_and(|e| e.id == id && e.address == *address);
-        let departed = self.departed.swap_remove(self.departed.iter().position(is_it)?);
+        let departed = self.departed.remove(&(id, address.clone()))?;
         Some((departed.endpoint.upgrade()?, departed.told))
     }
 
@@ -601,7 +601,7 @@ impl Balancer {
                 self.outputs.push_back(if leaves { Output::Leave(endpoint) } else { Output::Stay(endpoint) });
             }
         }
-        for departed in self.departed.iter_mut().filter(|d| elsewhere && !d.told) {
+        for departed in self.departed.values_mut().filter(|d| elsewhere && !d.told) {
             departed.told = true;
             self.outputs.extend(departed.endpoint.upgrade().map(Output::Leave));
         }
