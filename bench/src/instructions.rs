@@ -66,12 +66,13 @@ const FRAME: &[u8] = b"\x82\x100123456789abcdef";
 type Run = fn(u32);
 
 /// Paths that are not picks or turns, with how often is enough.
-const OTHERS: [(&str, u32, Run); 5] = [
+const OTHERS: [(&str, u32, Run); 6] = [
     ("websocket message there and back", MANY, |n| relay(Protocol::Http1, &[(UPGRADE, UPGRADED)], FRAME, n)),
     ("tcp bytes there and back", MANY, |n| relay(Protocol::Tcp, &[], FRAME, n)),
     ("hpack grpc request", MANY, hpack),
     ("http2 unary call", MANY, call),
     ("change of one endpoint of 10,000", 2, change),
+    ("change of all of 10,000 endpoints", 2, change_all),
 ];
 
 fn main() -> ExitCode {
@@ -176,6 +177,22 @@ fn change(n: u32) {
         balancer.handle(Input::Endpoints { source: 0, endpoints: specs(CHANGED + i % 2) }, now);
         black_box(published(&mut balancer));
     }
+}
+
+/// Others take the place of all endpoints, and the first of them that of these, while sessions are on both.
+fn change_all(n: u32) {
+    let mut balancer = balancer(Policy::PeakEwma, CHANGED);
+    let mut now = Instant::from_nanos(100_000_000_000);
+    let mut in_use = vec![published(&mut balancer)];
+    for i in 0..n {
+        now += Duration::from_secs(1);
+        let mut endpoints = specs(2 * CHANGED);
+        let others = endpoints.split_off(CHANGED as usize);
+        let endpoints = if i % 2 == 0 { others } else { endpoints };
+        balancer.handle(Input::Endpoints { source: 0, endpoints }, now);
+        in_use.push(published(&mut balancer));
+    }
+    black_box(in_use);
 }
 
 /// A block of these fields.
