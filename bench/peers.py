@@ -143,11 +143,16 @@ def evenkeel_random(world, mode, port, backends, certificate):
          "--protocol", "http", "--listen", f"127.0.0.1:{port}", "--to", ",".join(backends)], PROXY_CPU, port)
 
 
+def nginx_tls(mode, certificate):
+    """What ends TLS in nginx, and what `listen` says of it."""
+    if not mode.startswith("tls"):
+        return "", ""
+    return f"ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]};", " ssl"
+
+
 def nginx_stream(world, mode, port, backends, certificate):
     servers = " ".join(f"server {b};" for b in backends)
-    tls, ssl = "", ""
-    if mode.startswith("tls"):
-        tls, ssl = f"ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]};", " ssl"
+    tls, ssl = nginx_tls(mode, certificate)
     return world.nginx(PROXY_CPU, port, f"""stream {{
   upstream b {{ {servers} }}
   server {{ listen 127.0.0.1:{port}{ssl} backlog=4096; {tls} proxy_pass b; proxy_timeout 1h; }}
@@ -156,9 +161,7 @@ def nginx_stream(world, mode, port, backends, certificate):
 
 def nginx(world, mode, port, backends, certificate):
     servers = " ".join(f"server {b};" for b in backends)
-    tls, ssl = "", ""
-    if mode.startswith("tls"):
-        tls, ssl = f"ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]};", " ssl"
+    tls, ssl = nginx_tls(mode, certificate)
     return world.nginx(PROXY_CPU, port, f"""http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s;
   proxy_read_timeout 1h; proxy_send_timeout 1h; proxy_max_temp_file_size 0;

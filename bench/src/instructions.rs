@@ -3,7 +3,7 @@
 //! `instructions list` names them, each with the least N that is worth counting; `instructions NAME N` runs one
 //! N times.
 
-use evenkeel_bench::{POLICIES, balancer, published, specs};
+use evenkeel_bench::{balancer, published, specs};
 use evenkeel_core::balancer::{Input, Policy};
 use evenkeel_core::picker::{Ask, Outcome, Scope};
 use evenkeel_core::rng::Rng;
@@ -79,13 +79,14 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["list"] => {
-            POLICIES.iter().for_each(|(name, _)| println!("pick {name}\t{MANY}"));
+            Policy::ALL.iter().for_each(|policy| println!("pick {}\t{MANY}", policy.as_str()));
             TURNS.iter().for_each(|(name, ..)| println!("{name}\t{MANY}"));
             OTHERS.iter().for_each(|(name, n, _)| println!("{name}\t{n}"));
         }
         [name, n] => {
             let n = n.parse().unwrap_or(1);
-            if let Some((_, policy)) = POLICIES.iter().find(|(known, _)| name.strip_prefix("pick ") == Some(*known)) {
+            if let Some(policy) = Policy::ALL.iter().find(|policy| name.strip_prefix("pick ") == Some(policy.as_str()))
+            {
                 pick(*policy, n);
             } else if let Some((_, request, response)) = TURNS.iter().find(|(known, ..)| *known == name) {
                 turn(request, response, n);

@@ -7,18 +7,6 @@ use evenkeel_core::time::{Duration, Instant};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Every policy, by name.
-pub const POLICIES: [(&str, Policy); 8] = [
-    ("random", Policy::Random),
-    ("round-robin", Policy::RoundRobin),
-    ("weighted", Policy::Weighted),
-    ("least-request", Policy::LeastRequest),
-    ("peak-ewma", Policy::PeakEwma),
-    ("least-session", Policy::LeastSession),
-    ("ring-hash", Policy::RingHash),
-    ("maglev", Policy::Maglev),
-];
-
 /// So many endpoints, each at an address of its own.
 pub fn specs(endpoints: u32) -> Vec<EndpointSpec> {
     let at = |n: u32| SocketAddr::from(([10, (n >> 16) as u8, (n >> 8) as u8, n as u8], 80));

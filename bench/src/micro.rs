@@ -3,7 +3,7 @@
 //! `micro` picks on one thread; `micro N` on N at once, from the same picker, and shows what they do to each other.
 //! Timed on a warm cache, so what it shows is the arithmetic; `growth` shows what caches make of it.
 
-use evenkeel_bench::{POLICIES, balancer, published, specs};
+use evenkeel_bench::{balancer, published, specs};
 use evenkeel_core::balancer::{Input, Policy, Reason};
 use evenkeel_core::picker::{Ask, Outcome, Picker, Scope, Ticket};
 use evenkeel_core::rng::Rng;
@@ -54,8 +54,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let picks: Vec<String> = POLICIES.iter().map(|&(name, policy)| picks(name, policy, threads)).collect();
-    let changes: Vec<String> = POLICIES.iter().map(|&(name, policy)| changes(name, policy)).collect();
+    let picks: Vec<String> = Policy::ALL.iter().map(|&policy| picks(policy, threads)).collect();
+    let changes: Vec<String> = Policy::ALL.iter().map(|&policy| changes(policy)).collect();
     println!(
         "{{\"endpoints\": {PICKED}, \"threads\": {threads}, \"picks\": [\n  {}\n], \"changed_endpoints\": {CHANGED}, \
          \"changes\": [\n  {}\n]}}",
@@ -66,7 +66,8 @@ fn main() -> ExitCode {
 }
 
 /// Nanoseconds of a turn (a pick and its completion at once), and of the two apart, with many open.
-fn picks(name: &str, policy: Policy, threads: usize) -> String {
+fn picks(policy: Policy, threads: usize) -> String {
+    let name = policy.as_str();
     let picker = published(&mut balancer(policy, PICKED));
     // Threads that are measured begin together; the slowest is what counts.
     let together = Barrier::new(threads);
@@ -144,7 +145,8 @@ impl Worker<'_> {
 
 /// Milliseconds until a set that lacks one endpoint, or has it again, is all that is picked from, tables that are
 /// built in slices included: the dearer of the two; and the longest single call. Each the best of some.
-fn changes(name: &str, policy: Policy) -> String {
+fn changes(policy: Policy) -> String {
+    let name = policy.as_str();
     let mut balancer = balancer(policy, CHANGED);
     let _first = published(&mut balancer);
     let mut now = Instant::from_nanos(100_000_000_000);

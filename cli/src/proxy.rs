@@ -2,7 +2,7 @@
 
 use crate::logging::{self, Format, Level};
 use crate::{BAD_CONFIG, FAILED, USAGE, check, fail};
-use evenkeel_proxy::config::{self, AccessLog, Config, Protocol, Service};
+use evenkeel_proxy::config::{self, AccessLog, Config, Policy, Protocol, Service};
 use evenkeel_proxy::{Running, start};
 use evenkeel_upstream::discover::file::Watch;
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ fn from_flags(arguments: &Arguments) -> Result<Config, String> {
             };
         }
         if let Some(name) = &arguments.policy {
-            let names = || config::POLICIES.map(|(name, _)| name).join(", ");
+            let names = || Policy::ALL.map(Policy::as_str).join(", ");
             let policy = config::policy(name).ok_or_else(|| format!("--policy {name}: expected one of {}", names()))?;
             (service.balance.core.turn_policy, service.balance.core.session_policy) = (policy, policy);
         }

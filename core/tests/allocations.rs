@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{POLICIES, World, failed, quick};
+use common::{World, failed, quick};
 use evenkeel_core::balancer::Policy;
 use evenkeel_core::picker::{Ask, Scope};
 use evenkeel_core::time::Duration;
@@ -61,7 +61,7 @@ fn turns(policy: Policy, n: usize) -> u64 {
 #[test]
 fn a_turn_allocates_nothing() {
     assert!(allocations(|| drop(vec![1])) > 0, "the allocator counts");
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         for n in [1, 3, 100] {
             assert_eq!(turns(policy, n), 0, "{policy:?} among {n}");
         }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{POLICIES, World, address, failed, id, keys, quick, spec};
+use common::{World, address, failed, id, keys, quick, spec};
 use evenkeel_core::balancer::{Config, Fact, Grounds, Input, OutlierConfig, Policy, Standing};
 use evenkeel_core::endpoint::{EndpointSpec, Readiness};
 use evenkeel_core::picker::{NoPick, Outcome, Scope, Ticket};
@@ -18,7 +18,7 @@ fn secs(n: u64) -> Duration {
 
 #[test]
 fn a_new_endpoint_gets_its_share_and_one_that_left_gets_nothing() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let mut world = World::new(policy, 3);
         world.turns(300);
         world.scale(6);
@@ -37,7 +37,7 @@ fn a_new_endpoint_gets_its_share_and_one_that_left_gets_nothing() {
 
 #[test]
 fn nobody_is_an_answer_and_somebody_again_is_recovery() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let mut world = World::new(policy, 3);
         world.scale(0);
         assert_eq!(world.pick(Scope::Turn).unwrap_err(), NoPick::Empty, "{policy:?}");
@@ -52,7 +52,7 @@ fn nobody_is_an_answer_and_somebody_again_is_recovery() {
 
 #[test]
 fn counters_survive_every_rebuild() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let mut world = World::new(policy, 4);
         let tickets: Vec<Ticket> = (0..40).map(|_| world.pick(Scope::Session).unwrap()).collect();
         for n in [6, 2, 4, 9, 4] {
@@ -116,7 +116,7 @@ fn a_table_is_finished_whatever_else_changes_meanwhile() {
 
 #[test]
 fn a_list_in_another_order_is_the_same() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let mut world = World::new(policy, 20);
         let (published, facts) = (world.published, world.facts.len());
         world.set((0..20).rev().map(spec).collect());
@@ -146,7 +146,7 @@ fn overlapping_sources_are_merged_and_the_best_readiness_wins() {
 
 #[test]
 fn weight_zero_and_an_operator_drain() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let mut world = World::new(policy, 3);
         let held = world.pick(Scope::Session).unwrap();
         let mut idle = spec(0);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{POLICIES, World, chi_square, id, keys, quick, spec};
+use common::{World, chi_square, id, keys, quick, spec};
 use evenkeel_core::balancer::{Config, Policy};
 use evenkeel_core::endpoint::EndpointId;
 use evenkeel_core::picker::{Outcome, Scope, Ticket};
@@ -24,7 +24,7 @@ fn chi_square_limit(n: usize) -> f64 {
 
 #[test]
 fn one_endpoint_gets_everything() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let mut world = World::new(policy, 1);
         assert_eq!(world.turns(100)[&id(0)], 100, "{policy:?}");
     }
@@ -33,7 +33,7 @@ fn one_endpoint_gets_everything() {
 #[test]
 fn quick_turns_spread_within_the_bound_of_the_policy() {
     let (n, turns) = (7, 7_000);
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let mut world = World::new(policy, n);
         let counts = counts(&world.turns(turns), n);
         let spread = counts.iter().max().unwrap() - counts.iter().min().unwrap();
@@ -248,7 +248,7 @@ fn shares_of_keys_are_as_even_as_theory_says() {
 
 #[test]
 fn an_endpoint_tried_already_is_avoided_while_there_is_another() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         for n in [2, 3, 30] {
             let mut world = World::new(policy, n);
             for _ in 0..200 {

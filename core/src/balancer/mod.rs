@@ -65,6 +65,34 @@ pub enum Policy {
     Maglev,
 }
 
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 8] = [
+        Self::Random,
+        Self::RoundRobin,
+        Self::Weighted,
+        Self::LeastRequest,
+        Self::PeakEwma,
+        Self::LeastSession,
+        Self::RingHash,
+        Self::Maglev,
+    ];
+
+    /// Its name in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "round-robin",
+            Self::Weighted => "weighted",
+            Self::LeastRequest => "least-request",
+            Self::PeakEwma => "peak-ewma",
+            Self::LeastSession => "least-session",
+            Self::RingHash => "ring-hash",
+            Self::Maglev => "maglev",
+        }
+    }
+}
+
 /// Settings of one balancer.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {

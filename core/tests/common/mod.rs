@@ -12,18 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Every policy there is.
-pub const POLICIES: [Policy; 8] = [
-    Policy::Random,
-    Policy::RoundRobin,
-    Policy::Weighted,
-    Policy::LeastRequest,
-    Policy::PeakEwma,
-    Policy::LeastSession,
-    Policy::RingHash,
-    Policy::Maglev,
-];
-
 pub struct World {
     pub balancer: Balancer,
     pub picker: Arc<Picker>,

@@ -10,10 +10,11 @@ mod tracing;
 pub(crate) use self::read::near;
 
 pub use self::network::Network;
-pub use self::parse::{DEFAULT_ADMIN, POLICIES, load, parse, policy, policy_name};
+pub use self::parse::{DEFAULT_ADMIN, load, parse, policy};
 pub use self::read::{Problem, Problems};
 pub use self::reference::reference;
 pub use self::tracing::{Collector, Tracing};
+pub use evenkeel_core::balancer::Policy;
 
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer;

@@ -13,18 +13,6 @@ use evenkeel_wire::edge::ProxyVersion;
 use std::path::Path;
 use std::time::Duration;
 
-/// Every policy by name.
-pub const POLICIES: [(&str, Policy); 8] = [
-    ("random", Policy::Random),
-    ("round-robin", Policy::RoundRobin),
-    ("weighted", Policy::Weighted),
-    ("least-request", Policy::LeastRequest),
-    ("peak-ewma", Policy::PeakEwma),
-    ("least-session", Policy::LeastSession),
-    ("ring-hash", Policy::RingHash),
-    ("maglev", Policy::Maglev),
-];
-
 /// Where the admin API listens unless told otherwise.
 pub const DEFAULT_ADMIN: &str = "127.0.0.1:15090";
 
@@ -362,7 +350,8 @@ fn balance(section: &mut Section<'_>, service: &mut Service) {
             match node.text().and_then(policy) {
                 Some(policy) => (core.turn_policy, core.session_policy) = (policy, policy),
                 None => {
-                    let hint = suggest(node.text().unwrap_or_default(), POLICIES.iter().map(|&(name, _)| name));
+                    let hint =
+                        suggest(node.text().unwrap_or_default(), Policy::ALL.iter().map(|policy| policy.as_str()));
                     balance.problem(node, "policy", format!("unknown policy{hint}"));
                 }
             }
@@ -544,12 +533,7 @@ fn forwarding(text: &str) -> Option<Forwarding> {
 
 /// A policy by name.
 pub fn policy(name: &str) -> Option<Policy> {
-    POLICIES.iter().find(|&&(known, _)| known == name).map(|&(_, policy)| policy)
-}
-
-/// The name of a policy.
-pub fn policy_name(policy: Policy) -> &'static str {
-    POLICIES.iter().find(|&&(_, known)| known == policy).map_or("", |&(name, _)| name)
+    Policy::ALL.into_iter().find(|policy| policy.as_str() == name)
 }
 
 #[cfg(test)]

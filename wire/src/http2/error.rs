@@ -6,48 +6,41 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Code(pub u32);
 
-#[rustfmt::skip]
-#[allow(missing_docs)]
-impl Code {
-    pub const NO_ERROR: Self = Self(0x0);
-    pub const PROTOCOL_ERROR: Self = Self(0x1);
-    pub const INTERNAL_ERROR: Self = Self(0x2);
-    pub const FLOW_CONTROL_ERROR: Self = Self(0x3);
-    pub const SETTINGS_TIMEOUT: Self = Self(0x4);
-    pub const STREAM_CLOSED: Self = Self(0x5);
-    pub const FRAME_SIZE_ERROR: Self = Self(0x6);
-    pub const REFUSED_STREAM: Self = Self(0x7);
-    pub const CANCEL: Self = Self(0x8);
-    pub const COMPRESSION_ERROR: Self = Self(0x9);
-    pub const CONNECT_ERROR: Self = Self(0xA);
-    pub const ENHANCE_YOUR_CALM: Self = Self(0xB);
-    pub const INADEQUATE_SECURITY: Self = Self(0xC);
-    pub const HTTP_1_1_REQUIRED: Self = Self(0xD);
+macro_rules! codes {
+    ($($name:ident = $number:literal, $what:literal;)+) => {
+        impl Code {
+            $(
+                #[doc = $what]
+                pub const $name: Self = Self($number);
+            )+
+        }
+
+        impl fmt::Debug for Code {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.0 {
+                    $($number => f.write_str(stringify!($name)),)+
+                    other => write!(f, "{other:#x}"),
+                }
+            }
+        }
+    };
 }
 
-impl fmt::Debug for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 14] = [
-            "NO_ERROR",
-            "PROTOCOL_ERROR",
-            "INTERNAL_ERROR",
-            "FLOW_CONTROL_ERROR",
-            "SETTINGS_TIMEOUT",
-            "STREAM_CLOSED",
-            "FRAME_SIZE_ERROR",
-            "REFUSED_STREAM",
-            "CANCEL",
-            "COMPRESSION_ERROR",
-            "CONNECT_ERROR",
-            "ENHANCE_YOUR_CALM",
-            "INADEQUATE_SECURITY",
-            "HTTP_1_1_REQUIRED",
-        ];
-        match NAMES.get(self.0 as usize) {
-            Some(name) => f.write_str(name),
-            None => write!(f, "{:#x}", self.0),
-        }
-    }
+codes! {
+    NO_ERROR = 0x0, "It ends well.";
+    PROTOCOL_ERROR = 0x1, "Something was sent that may not be, and no other code says it better.";
+    INTERNAL_ERROR = 0x2, "The fault is the sender's of this code.";
+    FLOW_CONTROL_ERROR = 0x3, "More data than the window allowed.";
+    SETTINGS_TIMEOUT = 0x4, "SETTINGS were not acknowledged in time.";
+    STREAM_CLOSED = 0x5, "A frame for a stream that its sender had ended.";
+    FRAME_SIZE_ERROR = 0x6, "A frame of a length that it may not have.";
+    REFUSED_STREAM = 0x7, "Nothing was done for this stream: it may be tried again.";
+    CANCEL = 0x8, "The stream is not needed any more.";
+    COMPRESSION_ERROR = 0x9, "A header block could not be decoded; no later one can be.";
+    CONNECT_ERROR = 0xA, "The connection behind a CONNECT broke.";
+    ENHANCE_YOUR_CALM = 0xB, "Too much work for too little.";
+    INADEQUATE_SECURITY = 0xC, "TLS is weaker than HTTP/2 wants it.";
+    HTTP_1_1_REQUIRED = 0xD, "To be asked over HTTP/1.1.";
 }
 
 /// How much of a connection an error takes with it (section 5.4).

@@ -350,11 +350,11 @@ fn moves(now: &ServiceNow) -> String {
 
 /// What decides, for what its work is counted in.
 fn policy(now: &ServiceNow) -> String {
-    crate::config::policy_name(match now.measure {
+    let policy = match now.measure {
         Measure::Turns => now.turn_policy,
         Measure::Sessions => now.session_policy,
-    })
-    .into()
+    };
+    policy.as_str().into()
 }
 
 /// A class for the skew of a service.

@@ -10,7 +10,10 @@ macro_rules! names {
         impl Name {
             /// Any other name.
             pub const OTHER: Self = Self(0);
-            $(#[allow(missing_docs)] pub const $name: Self = Self($index);)+
+            $(
+                #[doc = concat!("Entry ", stringify!($index), " of the static table.")]
+                pub const $name: Self = Self($index);
+            )+
 
             /// Tells a name apart.
             pub fn of(name: &[u8]) -> Self {
