@@ -381,11 +381,14 @@ mod tests {
 
     #[test]
     fn text_ends_at_the_first_control_character() {
-        for at in 0..40 {
-            for control in (0..0x20).chain([0x7F]).filter(|&b| b != b'\t') {
-                let mut text = alloc::vec![b'a'; 40];
-                (text[at], text[39]) = (control, 0);
-                assert_eq!(text_end(&text, 0), at, "{control:#x}");
+        // Wherever it stands in a word of eight bytes, and in what is left behind the last one.
+        for length in 33..=40 {
+            for at in 0..length {
+                for control in (0..0x20).chain([0x7F]).filter(|&b| b != b'\t') {
+                    let mut text = alloc::vec![b'a'; length];
+                    text[at] = control;
+                    assert_eq!(text_end(&text, 0), at, "{control:#x} of {length}");
+                }
             }
         }
         let mixed = b"\t\xFF\x80 ~\t\t\t\t\t\t\t\t\xC3\xA9\r";
