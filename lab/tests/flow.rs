@@ -298,6 +298,42 @@ fn http_and_other_protocols_share_a_listener() {
     eventually("a link was opened to listen to the server", || backend.connections() >= 3);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
     assert!(read_all(&mut client).ends_with("http"));
+    // That link was no turn. One that it becomes, for a client that goes on in another protocol, is.
+    assert_eq!(proxy.metric("evenkeel_turns_total", r#"service="test""#), 3.0);
+    let mut client = proxy.connect();
+    let before = backend.connections();
+    eventually("a link was opened to listen to the server", || backend.connections() > before);
+    client.write_all(b"\x16\x03\x01 hello").expect("sent");
+    client.read_exact(&mut answer).expect("an answer");
+    eventually("one more turn", || proxy.service()["endpoints"][0]["turns"] == 4);
+    assert_eq!(proxy.metric("evenkeel_turns_total", r#"service="test""#), 4.0);
+}
+
+#[test]
+fn what_is_not_http_gets_a_link_that_nobody_had() {
+    let backend = Backend::start(|mut stream, _| {
+        let mut first = [0; 1];
+        while stream.peek(&mut first).is_ok_and(|n| n > 0) && first[0] == b'G' {
+            respond(&mut stream, 200, "http");
+        }
+        if stream.read_exact(&mut [0; 9]).is_ok() {
+            stream.write_all(b"opaque").expect("sent");
+        }
+    });
+    let proxy = Proxy::with(&[backend.addr], |service| service.upstream.max_connections = Some(1));
+    for n in 1..=3 {
+        let mut http = proxy.connect();
+        http.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        assert!(read_response(&mut http).ends_with("http"));
+        // There may be one link, and one is there. It goes, for this client needs another.
+        let mut client = proxy.connect();
+        client.write_all(b"\x16\x03\x01 hello").expect("sent");
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"opaque");
+        assert_eq!(backend.connections(), 2 * n);
+        assert_eq!(client.read(&mut answer).expect("the end"), 0);
+    }
 }
 
 #[test]

@@ -334,7 +334,7 @@ impl Session {
                     self.over(End { cause: Cause::Idle, phase: Phase::Detect });
                 } else {
                     detection.asked = true;
-                    self.outputs.want(session_want(context));
+                    self.outputs.want(Want { probe: true, ..session_want(context) });
                 }
             }
             Engine::Http1(http) => http.handle_timeout(io, &mut self.outputs, context),
@@ -418,7 +418,9 @@ impl Session {
     }
 
     fn become_tunnel(&mut self, asked: bool, context: &Context<'_>) {
-        if !asked {
+        if asked {
+            self.outputs.tunnel(None);
+        } else {
             self.outputs.want(session_want(context));
         }
         self.engine = Engine::Tunnel(Tunnel::new(None, false, context.now));
@@ -448,7 +450,7 @@ fn session_want(context: &Context<'_>) -> Want {
         Affinity::None => None,
         _ => Some(source_key(context)),
     };
-    Want { scope: Scope::Session, key, idempotent: false, upgrade: false }
+    Want { scope: Scope::Session, key, idempotent: false, upgrade: false, fresh: true, probe: false }
 }
 
 /// The affinity key of a client address.

@@ -203,6 +203,12 @@ pub struct Want {
     pub idempotent: bool,
     /// The client offered to switch protocols: if the endpoint agrees, the turn lasts as long as the session.
     pub upgrade: bool,
+    /// Only a new link will do. What is not HTTP knows no point between turns, so that a link on which
+    /// others were served is none for it; nor could it be run again if the endpoint had just closed that.
+    pub fresh: bool,
+    /// Only to see whether the server speaks first: a turn from [`Output::Tunnel`] on, and none if that
+    /// does not come.
+    pub probe: bool,
 }
 
 /// What becomes of the link when a turn is over.
@@ -263,8 +269,8 @@ pub enum Output {
     Answered(Option<u16>),
     /// The endpoint refused the turn unrun: drop this link, run it elsewhere from the replay.
     Retry,
-    /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT). With what there
-    /// is to log of it: its [`TurnEnd`] has nothing to add to that.
+    /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT, what began as a
+    /// [probe](Want::probe)). With what there is to log of it: its [`TurnEnd`] has nothing to add to that.
     Tunnel(Option<Box<TurnLog>>),
     /// Somebody ran into this limit, which ends the turn or the session.
     Limit(Limit),

@@ -43,7 +43,7 @@ pub(super) struct Turn {
     pub(super) held: Option<Instant>,
     /// Is one of the upgrades that the service may have.
     pub(super) upgrade: bool,
-    /// The next link must be a new one: a pooled one just failed.
+    /// The next link must be a new one: it is wanted so, or a pooled one just failed.
     pub(super) fresh: bool,
     /// Tries made, the present one included.
     pub(super) tries: u32,
@@ -71,7 +71,7 @@ impl Turn {
             queued: false,
             held: None,
             upgrade: false,
-            fresh: false,
+            fresh: want.fresh,
             tries: 1,
             tried: None,
         }

@@ -32,10 +32,12 @@ impl Worker {
     pub(super) fn begin_turn(&mut self, key: Key, want: Want) {
         let Some(client) = self.sessions.get_mut(key) else { return };
         let Some(Some(served)) = self.services.get_mut(client.service as usize) else { return };
-        served.tally.turns.add(1);
+        if !want.probe {
+            served.tally.turns.add(1);
+            client.turns += 1;
+        }
         served.tally.turns_active.add(1);
         served.budget.deposit(self.now);
-        client.turns += 1;
         client.turn = Some(Box::new(Turn::new(want, self.now)));
         if want.idempotent {
             client.buffers.to_link.keep = true;
@@ -158,7 +160,11 @@ impl Worker {
             let Some(pool) = self.pool_mut(index, pool_index) else { return };
             let open = pool.open;
             if self.max_connections(index).is_some_and(|most| open >= most) {
-                return self.enqueue(key, index, pool_index);
+                // One that nobody uses makes room for the new one that it has to be.
+                match self.pop_idle(index, pool_index) {
+                    Some(idle) => self.remove_popped(idle),
+                    None => return self.enqueue(key, index, pool_index),
+                }
             }
             match self.connect(index, pool_index, Some(key)) {
                 Ok(link_key) => {
@@ -299,10 +305,13 @@ impl Worker {
         let Some(link) = self.links.get_mut(link_key) else { return };
         (link.state, link.session, link.since) = (LinkState::Busy, Some(key), self.now);
         client.link = Some(link_key);
+        let mut counts = true;
         if let Some(turn) = &mut client.turn {
             turn.linked_at = Some(self.now);
+            counts = !turn.want.probe;
         }
-        if let Some(Some(served)) = self.services.get(client.service as usize)
+        if counts
+            && let Some(Some(served)) = self.services.get(client.service as usize)
             && let Some(Some(pool)) = served.pools.get(link.pool as usize)
         {
             pool.tally.turns.add(1);
@@ -356,6 +365,17 @@ impl Worker {
                 tracer.write(&record);
             }
             turn.log = Some(record.log);
+        }
+        if std::mem::take(&mut turn.want.probe)
+            && let Some(Some(served)) = services.get(client.service as usize)
+        {
+            served.tally.turns.add(1);
+            client.turns += 1;
+            if let Some(Some(pool)) = served.pools.get(turn.pool as usize)
+                && turn.linked_at.is_some()
+            {
+                pool.tally.turns.add(1);
+            }
         }
         turn.want.scope = Scope::Session;
         turn.ticket = turn.ticket.take().map(evenkeel_core::picker::Ticket::into_session);
@@ -492,7 +512,9 @@ impl Worker {
             }
         }
         if let Some(ticket) = turn.ticket {
-            if let Some(Some(pool)) = served.pools.get(turn.pool as usize) {
+            if let Some(Some(pool)) = served.pools.get(turn.pool as usize)
+                && !turn.want.probe
+            {
                 tally_end(&pool.tally, &end);
             }
             let notice = ticket.complete(outcome, now);
@@ -526,11 +548,19 @@ impl Worker {
         (link.state, link.session, link.since) = (LinkState::Idle, None, self.now);
         let armed = std::mem::replace(&mut link.armed, true);
         while let Some(waiter) = self.pool_mut(service, pool_index).and_then(|p| p.waiting.pop_front()) {
-            if self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued) {
-                self.unqueue(waiter);
-                self.attach(waiter, key);
-                return self.touch(waiter);
+            let Some(turn) = self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).filter(|t| t.queued) else {
+                continue;
+            };
+            if turn.fresh {
+                // It waits for room, not for this link.
+                if let Some(pool) = self.pool_mut(service, pool_index) {
+                    pool.waiting.push_front(waiter);
+                }
+                return self.remove_popped(key);
             }
+            self.unqueue(waiter);
+            self.attach(waiter, key);
+            return self.touch(waiter);
         }
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         served.warms = true;
@@ -544,14 +574,16 @@ impl Worker {
                     self.wheel.arm(self.now + idle_timeout, Timer::Link(key));
                 }
             }
-            _ => {
-                // Not in the pool's list, so not to be looked for there.
-                if let Some(link) = self.links.get_mut(key) {
-                    link.state = LinkState::Busy;
-                }
-                self.remove_link(key);
-            }
+            _ => self.remove_popped(key),
         }
+    }
+
+    /// Closes a link that is idle, but not in its pool's list, and so not to be looked for there.
+    fn remove_popped(&mut self, key: Key) {
+        if let Some(link) = self.links.get_mut(key) {
+            link.state = LinkState::Busy;
+        }
+        self.remove_link(key);
     }
 
     /// Closes a link and forgets it.
@@ -570,16 +602,15 @@ impl Worker {
             pool.idle.remove(at);
             pool.tally.idle_links.sub(1);
         }
-        if let Some(waiter) = pool.waiting.pop_front() {
+        let queued = |waiter: Key| self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued);
+        if let Some(waiter) = std::iter::from_fn(|| pool.waiting.pop_front()).find(|&waiter| queued(waiter)) {
             // There is room for one connection now.
-            if self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued) {
-                self.unqueue(waiter);
-                if let Some(turn) = self.sessions.get_mut(waiter).and_then(|c| c.turn.as_mut()) {
-                    turn.ticket = None;
-                }
-                self.acquire(waiter);
-                self.touch(waiter);
+            self.unqueue(waiter);
+            if let Some(turn) = self.sessions.get_mut(waiter).and_then(|c| c.turn.as_mut()) {
+                turn.ticket = None;
             }
+            self.acquire(waiter);
+            self.touch(waiter);
         } else if pool.open == 0 && !pool.usable {
             served.free_pool(link.pool);
         }
