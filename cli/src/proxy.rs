@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Where the endpoints come from: a list of addresses, file://, dns:// or srv://
     #[arg(long, value_name = "TARGET", required_unless_present = "config")]
     to: Vec<String>,
-    /// What clients speak: auto, http, websocket or tcp
+    /// What clients speak: auto, http, http1, http2, grpc, websocket or tcp
     #[arg(long)]
     protocol: Option<String>,
     /// Who gets the next request: peak-ewma, least-request, round-robin, weighted, least-session,
@@ -103,9 +103,15 @@ fn from_flags(arguments: &Arguments) -> Result<Config, String> {
         if let Some(protocol) = &arguments.protocol {
             service.protocol = match protocol.as_str() {
                 "auto" => Protocol::Auto,
-                "http" | "http1" | "websocket" => Protocol::Http1,
+                "http" | "websocket" => Protocol::Http,
+                "http1" => Protocol::Http1,
+                "http2" | "grpc" => Protocol::Http2,
                 "tcp" => Protocol::Tcp,
-                other => return Err(format!("--protocol {other}: expected auto, http, websocket or tcp")),
+                other => {
+                    return Err(format!(
+                        "--protocol {other}: expected auto, http, http1, http2, grpc, websocket or tcp"
+                    ));
+                }
             };
         }
         if let Some(name) = &arguments.policy {

@@ -101,6 +101,8 @@ closed_list! {
         HeaderFields = "header_fields",
         /// Bytes of a request target.
         UriBytes = "uri_bytes",
+        /// Requests at once of an HTTP/2 session.
+        Streams = "streams",
         /// Bytes of a request body.
         BodyBytes = "body_bytes",
         /// Bytes per second of a request body.

@@ -133,11 +133,19 @@ fn http_is_agreed_on_by_alpn_and_auto_passes_on_what_is_not() {
         let page = s_client(proxy.addr, &pki.ca(), &["-alpn", "h2,http/1.1"], "");
         assert!(page.contains("ALPN protocol: http/1.1"), "{page}");
     }
-    let page = s_client(http.addr, &pki.ca(), &["-alpn", "h2"], "");
+    let http1 = terminating(&pki, "", backend.addr, ", protocol: http1");
+    let http2 = terminating(&pki, "", backend.addr, ", protocol: http2");
+    for proxy in [&http, &auto, &http2] {
+        let page = s_client(proxy.addr, &pki.ca(), &["-alpn", "h2"], "");
+        assert!(page.contains("ALPN protocol: h2"), "{page}");
+    }
+    let page = s_client(http1.addr, &pki.ca(), &["-alpn", "h2"], "");
     assert!(page.contains("no application protocol"), "{page}");
-    let page = s_client(auto.addr, &pki.ca(), &["-alpn", "h2"], "");
+    let page = s_client(http2.addr, &pki.ca(), &["-alpn", "http/1.1"], "");
+    assert!(page.contains("no application protocol"), "{page}");
+    let page = s_client(auto.addr, &pki.ca(), &["-alpn", "mqtt"], "");
     assert!(page.contains("No ALPN negotiated") && page.contains("Verification: OK"), "{page}");
-    eventually("it is counted", || http.metric("evenkeel_session_ends_total", "client-tls") == 1.0);
+    eventually("it is counted", || http1.metric("evenkeel_session_ends_total", "client-tls") == 1.0);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::registry::ServiceEntry;
 use crate::tls;
 use evenkeel_core::balancer::Policy;
 use evenkeel_core::end::Limit;
+use evenkeel_wire::http2::settings::Config as Http2;
 use evenkeel_wire::session;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,6 +20,8 @@ pub(crate) struct Service {
     pub(crate) config: config::Service,
     /// The part of the configuration that sessions read.
     pub(crate) settings: session::Settings,
+    /// How peers of HTTP/2 connections are treated.
+    pub(crate) http2: Http2,
     /// How clients are met, if TLS ends here.
     pub(crate) tls: Option<tls::Server>,
     /// How endpoints are spoken to, if over TLS.
@@ -57,21 +60,31 @@ impl Service {
         (tls, upstream_tls): Tls,
         entry: Arc<ServiceEntry>,
     ) -> Self {
-        let settings = settings(process, &config);
-        Self { index, settings, tls, upstream_tls, config, entry, live: Arc::default() }
+        let (settings, http2) = (settings(process, &config), http2(&config));
+        Self { index, settings, http2, tls, upstream_tls, config, entry, live: Arc::default() }
     }
 
     /// The same service under another configuration.
     pub(crate) fn changed(&self, process: &config::Config, config: config::Service, (tls, upstream_tls): Tls) -> Self {
         let (entry, live) = (self.entry.clone(), self.live.clone());
-        Self { index: self.index, settings: settings(process, &config), tls, upstream_tls, config, entry, live }
+        let (settings, http2) = (settings(process, &config), http2(&config));
+        Self { index: self.index, settings, http2, tls, upstream_tls, config, entry, live }
     }
 
     /// The same service with what its files say now.
     pub(crate) fn with_tls(&self, (tls, upstream_tls): Tls) -> Self {
-        let Self { index, config, settings, entry, live, .. } = self;
+        let Self { index, config, settings, http2, entry, live, .. } = self;
         let (config, settings) = (config.clone(), settings.clone());
-        Self { index: *index, config, settings, tls, upstream_tls, entry: entry.clone(), live: live.clone() }
+        Self {
+            index: *index,
+            config,
+            settings,
+            http2: *http2,
+            tls,
+            upstream_tls,
+            entry: entry.clone(),
+            live: live.clone(),
+        }
     }
 
     /// Do the files of its TLS settings say something else than when they were read?
@@ -142,9 +155,14 @@ fn settings(process: &config::Config, service: &config::Service) -> session::Set
     session::Settings {
         protocol: match service.protocol {
             config::Protocol::Auto => session::Protocol::Auto,
+            // Links that name their client are not shared.
+            config::Protocol::Http if service.upstream.send_proxy.is_some() => session::Protocol::Http1,
+            config::Protocol::Http => session::Protocol::Http,
             config::Protocol::Http1 => session::Protocol::Http1,
+            config::Protocol::Http2 => session::Protocol::Http2,
             config::Protocol::Tcp => session::Protocol::Tcp,
         },
+        http2: service.upstream.send_proxy.is_none(),
         via: service.http.via.then(|| process.name.clone()),
         x_forwarded: forwarding(service.http.x_forwarded),
         forwarded: forwarding(service.http.forwarded),
@@ -167,6 +185,17 @@ fn settings(process: &config::Config, service: &config::Service) -> session::Set
         idle_timeout: service.timeouts.idle,
         detect_timeout: service.timeouts.detect,
         log: process.access_log.is_some(),
+    }
+}
+
+/// How peers of HTTP/2 connections are treated.
+fn http2(service: &config::Service) -> Http2 {
+    Http2 {
+        streams: service.limits.streams,
+        header_bytes: service.limits.header_bytes as u32,
+        header_fields: service.limits.header_fields as u32,
+        extended_connect: false,
+        ..Http2::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which protocol does a client speak? Decided from its first bytes.
 
 use crate::edge::{Found, begins};
+use crate::http2::frame::PREFACE;
 use memchr::memchr;
 
 /// What the bytes seen so far say.
@@ -8,12 +9,14 @@ use memchr::memchr;
 pub enum Verdict {
     /// An HTTP/1 request line.
     Http1,
+    /// The preface of HTTP/2 (RFC 9113, section 3.4).
+    Http2,
     /// A PROXY header from somebody who is not trusted to send one: whoever believed it behind us would
     /// believe anybody.
     Proxy,
-    /// Something that is passed on unread: TLS, HTTP/2 (until there is an engine for it), the rest.
+    /// Something that is passed on unread: TLS, the rest.
     Opaque,
-    /// Could still become a request line.
+    /// Could still become a request line, or a preface.
     Undecided,
 }
 
@@ -46,6 +49,12 @@ pub fn detect(bytes: &[u8]) -> Verdict {
         Found::Whole(()) => return Verdict::Proxy,
         Found::Partial => return Verdict::Undecided,
         Found::Wrong => {}
+    }
+    if bytes.starts_with(PREFACE) {
+        return Verdict::Http2;
+    }
+    if PREFACE.starts_with(bytes) {
+        return Verdict::Undecided;
     }
     let mut bytes = bytes;
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
@@ -96,7 +105,9 @@ mod tests {
             (b"", Verdict::Undecided),
             (b"GET key\r\n", Verdict::Opaque),
             (b"*1\r\n$4\r\nPING\r\n", Verdict::Opaque),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Verdict::Opaque),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Verdict::Http2),
+            (b"PRI * HTTP/2.0\r\n\r\n", Verdict::Undecided),
+            (b"PRI * HTTP/2.0\r\n\r\nXX", Verdict::Opaque),
             (b"\x16\x03\x01\x02\x00", Verdict::Opaque),
             (b"\0", Verdict::Opaque),
             (b"SSH-2.0-x\r\n", Verdict::Opaque),
@@ -120,6 +131,7 @@ mod tests {
             (b"PROXY TCP6 ::1 ::1 1 2\r\n", Verdict::Proxy),
             (b"\r\n\r\n\0\r\nQUIT\n!!\0\x24", Verdict::Proxy),
             (b"PROXIES ARE HERE\r\n", Verdict::Opaque),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0", Verdict::Http2),
         ] {
             let mut decided = None;
             for end in 0..=line.len() {

@@ -28,6 +28,8 @@ enum Engine {
     Http1(Http1),
     Tunnel(Tunnel),
     WebSocket(WebSocket),
+    /// Its streams are turns of their own, which are looked after elsewhere.
+    Http2,
     Refused(Refused),
     Over(Phase),
 }
@@ -64,16 +66,28 @@ impl Session {
     pub fn new(context: &Context<'_>) -> Self {
         let mut outputs = Outputs::default();
         let engine = match context.settings.protocol {
+            _ if context.peer.tls.as_ref().is_some_and(|tls| tls.http2) => Self::found_http2(&mut outputs),
             Protocol::Auto => {
                 Engine::Detect(Detect { since: context.now, undecided: false, asked: false, linked: false })
             }
-            Protocol::Http1 => Engine::Http1(Http1::new(context.now)),
+            Protocol::Http | Protocol::Http1 => Engine::Http1(Http1::new(context.now)),
+            Protocol::Http2 => Self::found_http2(&mut outputs),
             Protocol::Tcp => {
                 outputs.want(session_want(context));
                 Engine::Tunnel(Tunnel::new(None, false, context.now))
             }
         };
         Self { engine, outputs }
+    }
+
+    /// A session of HTTP/2: what happens in it is told to its connection, and its streams, not to this.
+    pub fn http2() -> Self {
+        Self { engine: Engine::Http2, outputs: Outputs::default() }
+    }
+
+    fn found_http2(outputs: &mut Outputs) -> Engine {
+        outputs.http2();
+        Engine::Over(Phase::Detect)
     }
 
     /// A session of which nothing is known yet: its connection has not come through TLS, or what else
@@ -108,7 +122,12 @@ impl Session {
                             return 0;
                         }
                     }
-                    Verdict::Opaque => self.become_tunnel(link.0, context),
+                    Verdict::Http2 if context.settings.http2 => {
+                        self.unask(link);
+                        self.engine = Self::found_http2(&mut self.outputs);
+                        return 0;
+                    }
+                    Verdict::Http2 | Verdict::Opaque => self.become_tunnel(link.0, context),
                     Verdict::Proxy => {
                         self.unask(link);
                         self.over(End { cause: Cause::ClientProtocol, phase: Phase::Detect });
@@ -122,7 +141,7 @@ impl Session {
             Engine::WebSocket(socket) => socket.client_data(input, io, &mut self.outputs, context),
             Engine::Refused(_) => match detect(input) {
                 Verdict::Undecided => 0,
-                Verdict::Opaque | Verdict::Proxy => {
+                Verdict::Opaque | Verdict::Http2 | Verdict::Proxy => {
                     self.over(REFUSED);
                     input.len()
                 }
@@ -133,6 +152,7 @@ impl Session {
                     input.len()
                 }
             },
+            Engine::Http2 => 0,
             Engine::Over(_) => input.len(),
         }
     }
@@ -146,7 +166,7 @@ impl Session {
             Engine::Http1(http) => http.may_pass_client(),
             Engine::Tunnel(_) => u64::MAX,
             Engine::WebSocket(socket) => socket.may_pass_client(),
-            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => 0,
+            Engine::Detect(_) | Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => 0,
         }
     }
 
@@ -158,7 +178,7 @@ impl Session {
             Engine::Http1(http) => http.client_passed(n, io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.client_passed(context),
             Engine::WebSocket(socket) => socket.client_passed(n, &mut self.outputs, context),
-            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => {}
+            Engine::Detect(_) | Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -174,7 +194,7 @@ impl Session {
             Engine::Tunnel(tunnel) => tunnel.client_eof(&mut self.outputs, context),
             Engine::WebSocket(socket) => socket.client_eof(&mut self.outputs, context),
             Engine::Refused(_) => self.over(REFUSED),
-            Engine::Over(_) => {}
+            Engine::Http2 | Engine::Over(_) => {}
         }
     }
 
@@ -183,7 +203,7 @@ impl Session {
         match &mut self.engine {
             Engine::Detect(detection) => detection.linked = true,
             Engine::Http1(http) => http.link_opened(context),
-            Engine::Tunnel(_) | Engine::WebSocket(_) | Engine::Refused(_) | Engine::Over(_) => {}
+            Engine::Tunnel(_) | Engine::WebSocket(_) | Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -207,7 +227,7 @@ impl Session {
             _ if input.is_empty() => 0,
             Engine::Tunnel(tunnel) => tunnel.link_data(input, io, &mut self.outputs, context),
             Engine::WebSocket(socket) => socket.link_data(input, io, &mut self.outputs, context),
-            Engine::Refused(_) | Engine::Over(_) => input.len(),
+            Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => input.len(),
         }
     }
 
@@ -218,7 +238,7 @@ impl Session {
             Engine::Http1(http) => http.may_pass_link(),
             Engine::Tunnel(_) => u64::MAX,
             Engine::WebSocket(socket) => socket.may_pass_link(),
-            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => 0,
+            Engine::Detect(_) | Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => 0,
         }
     }
 
@@ -229,7 +249,7 @@ impl Session {
             Engine::Http1(http) => http.link_passed(n, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.link_passed(&mut self.outputs, context),
             Engine::WebSocket(socket) => socket.link_passed(n, io, &mut self.outputs, context),
-            Engine::Detect(_) | Engine::Refused(_) | Engine::Over(_) => {}
+            Engine::Detect(_) | Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -243,7 +263,7 @@ impl Session {
             Engine::Http1(http) => http.link_eof(io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.link_eof(&mut self.outputs, context),
             Engine::WebSocket(socket) => socket.link_eof(io, &mut self.outputs, context),
-            Engine::Refused(_) | Engine::Over(_) => {}
+            Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -265,7 +285,7 @@ impl Session {
             Engine::Http1(http) => http.link_failed(error, io, &mut self.outputs, context),
             Engine::Tunnel(tunnel) => tunnel.link_failed(error, &mut self.outputs),
             Engine::WebSocket(socket) => socket.link_failed(error, io, &mut self.outputs, context),
-            Engine::Refused(_) | Engine::Over(_) => {}
+            Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -279,7 +299,7 @@ impl Session {
             Engine::Http1(http) => http.drain(&mut self.outputs),
             Engine::WebSocket(socket) => socket.leave(Leave::Shutdown, io, &mut self.outputs, context),
             Engine::Refused(_) => self.over(REFUSED),
-            Engine::Detect(_) | Engine::Tunnel(_) | Engine::Over(_) => {}
+            Engine::Detect(_) | Engine::Tunnel(_) | Engine::Http2 | Engine::Over(_) => {}
         }
     }
 
@@ -341,7 +361,7 @@ impl Session {
             Engine::Tunnel(tunnel) => tunnel.handle_timeout(&mut self.outputs, context),
             Engine::WebSocket(socket) => socket.handle_timeout(io, &mut self.outputs, context),
             Engine::Refused(refused) if refused.since + REFUSAL <= context.now => self.over(REFUSED),
-            Engine::Refused(_) | Engine::Over(_) => {}
+            Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => {}
         }
     }
 
@@ -358,7 +378,7 @@ impl Session {
             Engine::Tunnel(tunnel) => Some(tunnel.timeout(settings)),
             Engine::WebSocket(socket) => Some(socket.timeout(settings)),
             Engine::Refused(refused) => Some((refused.since + REFUSAL, Reason::Head)),
-            Engine::Over(_) => None,
+            Engine::Http2 | Engine::Over(_) => None,
         }
     }
 
@@ -369,7 +389,7 @@ impl Session {
             Engine::Http1(http) => http.wants_client(),
             Engine::Tunnel(tunnel) => tunnel.wants_client(),
             Engine::WebSocket(socket) => socket.wants_client(),
-            Engine::Over(_) => false,
+            Engine::Http2 | Engine::Over(_) => false,
         }
     }
 
@@ -380,7 +400,7 @@ impl Session {
             Engine::Http1(http) => http.wants_link(),
             Engine::Tunnel(tunnel) => tunnel.wants_link(),
             Engine::WebSocket(socket) => socket.wants_link(),
-            Engine::Refused(_) | Engine::Over(_) => false,
+            Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => false,
         }
     }
 
@@ -390,6 +410,8 @@ impl Session {
             Engine::Detect(_) | Engine::Refused(_) => Phase::Detect,
             Engine::Http1(http) => http.phase(),
             Engine::Tunnel(_) | Engine::WebSocket(_) => Phase::Relay,
+            // Streams have phases of their own.
+            Engine::Http2 => Phase::Idle,
             Engine::Over(phase) => *phase,
         }
     }
@@ -401,6 +423,7 @@ impl Session {
             Engine::Http1(_) => "http/1.1",
             Engine::Tunnel(_) => "tcp",
             Engine::WebSocket(_) => "websocket",
+            Engine::Http2 => "http/2",
         }
     }
 
@@ -500,11 +523,12 @@ enum Kind {
     FinishLink,
     Turn,
     Want,
+    Http2,
     End,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Retry,
         Self::Answered,
         Self::Tunnel,
@@ -513,6 +537,7 @@ impl Kind {
         Self::FinishLink,
         Self::Turn,
         Self::Want,
+        Self::Http2,
         Self::End,
     ];
 }
@@ -563,6 +588,10 @@ impl Outputs {
         self.wait(Kind::Want).want = Some(want);
     }
 
+    pub(crate) fn http2(&mut self) {
+        self.wait(Kind::Http2);
+    }
+
     pub(crate) fn end(&mut self, end: End, abort: bool, linger: bool) {
         self.wait(Kind::End).end = Some((end, abort, linger));
     }
@@ -591,6 +620,7 @@ impl Waiting {
             Kind::FinishLink => Some(Output::FinishLink),
             Kind::Turn => self.turn.take().map(Output::Turn),
             Kind::Want => self.want.take().map(Output::Want),
+            Kind::Http2 => Some(Output::Http2),
             Kind::End => self.end.map(|(end, abort, linger)| Output::End { end, abort, linger }),
         }
     }

@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod answer;
 pub mod detect;
 pub mod edge;
 pub mod engine;

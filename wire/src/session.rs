@@ -30,8 +30,12 @@ pub enum Protocol {
     /// Look at the first bytes of both sides.
     #[default]
     Auto,
+    /// HTTP/1.1, or HTTP/2 from its preface on.
+    Http,
     /// HTTP/1.1.
     Http1,
+    /// HTTP/2.
+    Http2,
     /// Opaque bytes.
     Tcp,
 }
@@ -68,6 +72,8 @@ pub enum Forwarding {
 pub struct Settings {
     /// What clients speak.
     pub protocol: Protocol,
+    /// A client that [`Protocol::Auto`] sees beginning like HTTP/2 speaks it; if not, it is opaque.
+    pub http2: bool,
     /// Name in `Via`; `None`: no `Via`.
     pub via: Option<String>,
     /// `X-Forwarded-For` and `-Proto`. `-Host` is never added, for `Host` is passed on as it came; with
@@ -111,6 +117,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             protocol: Protocol::Auto,
+            http2: true,
             via: None,
             x_forwarded: Forwarding::Append,
             forwarded: Forwarding::Keep,
@@ -148,6 +155,8 @@ pub struct Peer {
 pub struct PeerTls {
     /// The subject of its certificate, if it showed one and somebody wants to know.
     pub subject: Option<Box<str>>,
+    /// HTTP/2 was agreed on (ALPN).
+    pub http2: bool,
 }
 
 impl Peer {
@@ -272,6 +281,9 @@ pub enum Output {
     /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT, what began as a
     /// [probe](Want::probe)). With what there is to log of it: its [`TurnEnd`] has nothing to add to that.
     Tunnel(Option<Box<TurnLog>>),
+    /// The client speaks HTTP/2: its bytes, of which none was used, are for a
+    /// [`Connection`](crate::http2::connection::Connection), and the session is to be [`Session::http2`] from here on.
+    Http2,
     /// Somebody ran into this limit, which ends the turn or the session.
     Limit(Limit),
     /// The turn is over; a new one may follow.

@@ -68,8 +68,12 @@ pub enum Protocol {
     /// Look at the first bytes of both sides.
     #[default]
     Auto,
+    /// HTTP/1.1, or HTTP/2 by prior knowledge.
+    Http,
     /// HTTP/1.1.
     Http1,
+    /// HTTP/2, and gRPC with it.
+    Http2,
     /// Opaque bytes.
     Tcp,
 }
@@ -79,7 +83,9 @@ impl Protocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
-            Self::Http1 => "http",
+            Self::Http => "http",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
             Self::Tcp => "tcp",
         }
     }
@@ -289,6 +295,8 @@ pub struct Limits {
     pub header_fields: usize,
     /// Bytes of a request target.
     pub uri_bytes: usize,
+    /// Requests at once of one HTTP/2 session.
+    pub streams: u32,
     /// Turns of the service waiting for a connection.
     pub queue: usize,
     /// How long a turn waits for a connection or an endpoint.
@@ -393,6 +401,7 @@ impl Service {
                 header_bytes: 64 * 1024,
                 header_fields: 100,
                 uri_bytes: 8 * 1024,
+                streams: 100,
                 queue: 1024,
                 queue_timeout: Duration::from_secs(1),
                 buffer: 64 * 1024,

@@ -222,10 +222,12 @@ fn service(node: &Node, index: usize, directory: Option<&Path>, found: &Found) -
             text.parse().ok().filter(|n| (1..=256).contains(n))
         });
         limits.size("uri_bytes", &mut l.uri_bytes, 64..=1 << 20);
+        limits.set("streams", &mut l.streams, "a number from 1 to 10000", |text| {
+            text.parse().ok().filter(|n| (1..=10_000).contains(n))
+        });
         limits.count("queue", &mut l.queue, 0);
         limits.duration("queue_timeout", &mut l.queue_timeout);
         limits.size("buffer", &mut l.buffer, 4096..=64 << 20);
-        limits.later("streams");
     });
     section.section("http", |http| {
         http.boolean("via", &mut service.http.via);
@@ -249,12 +251,19 @@ fn edge(section: &Section<'_>, service: &Service) {
     let problem = |key: &str, message: &str| {
         section.problem(section.node.get(key).unwrap_or(section.node), key, message);
     };
-    if !service.sni.is_empty() && service.tls.is_none() && service.protocol == Protocol::Http1 {
+    let http = matches!(service.protocol, Protocol::Http | Protocol::Http1 | Protocol::Http2);
+    if !service.sni.is_empty() && service.tls.is_none() && http {
         problem("sni", "http needs tls here: without it TLS is passed on unread (protocol: tcp or auto)");
     }
     let tcp = service.protocol == Protocol::Tcp;
     if tcp && service.tls.as_ref().is_some_and(|tls| tls.client_header.is_some()) {
         problem("tls", "client_header: tcp has no fields: use protocol http or auto");
+    }
+    if service.protocol == Protocol::Http2 && service.upstream.send_proxy.is_some() {
+        problem(
+            "upstream",
+            "send_proxy: HTTP/2 connections are shared by clients, so none can name one: use http.x_forwarded",
+        );
     }
 }
 
@@ -299,9 +308,11 @@ fn protocol(section: &mut Section<'_>) -> Option<Protocol> {
     let node = section.take("protocol")?;
     match node.text() {
         Some("auto") => Some(Protocol::Auto),
-        Some("http" | "http1" | "websocket") => Some(Protocol::Http1),
+        Some("http" | "websocket") => Some(Protocol::Http),
+        Some("http1") => Some(Protocol::Http1),
+        Some("http2" | "grpc") => Some(Protocol::Http2),
         Some("tcp") => Some(Protocol::Tcp),
-        Some(later @ ("http2" | "grpc" | "postgres" | "amqp" | "rsocket")) => {
+        Some(later @ ("postgres" | "amqp" | "rsocket")) => {
             section.problem(
                 node,
                 "protocol",
@@ -310,7 +321,10 @@ fn protocol(section: &mut Section<'_>) -> Option<Protocol> {
             None
         }
         other => {
-            let hint = suggest(other.unwrap_or_default(), ["auto", "http", "http1", "websocket", "tcp"].into_iter());
+            let hint = suggest(
+                other.unwrap_or_default(),
+                ["auto", "http", "http1", "http2", "grpc", "websocket", "tcp"].into_iter(),
+            );
             section.problem(node, "protocol", format!("unknown protocol{hint}"));
             None
         }
@@ -570,7 +584,7 @@ mod tests {
              \x20 http: {via: false, x_forwarded: remove, forwarded: replace, reason: false}\n",
         )
         .unwrap();
-        assert_eq!(service.protocol, Protocol::Http1);
+        assert_eq!(service.protocol, Protocol::Http);
         assert_eq!(service.balance.core.turn_policy, Policy::Maglev);
         assert_eq!(service.balance.affinity, Affinity::Cookie("sid".into()));
         assert_eq!(service.balance.core.slow_start, Duration::ZERO);
@@ -637,8 +651,8 @@ mod tests {
             ),
             ("  retry: {on: connect}\n", "e.yaml:5:15: services[0].retry.on: expected a list, found a word"),
             (
-                "  protocol: grpc\n",
-                "e.yaml:5:13: services[0].protocol: grpc is not supported in this version: auto and tcp pass it on",
+                "  protocol: amqp\n",
+                "e.yaml:5:13: services[0].protocol: amqp is not supported in this version: auto and tcp pass it on",
             ),
             ("  protocol: htpp\n", "e.yaml:5:13: services[0].protocol: unknown protocol: did you mean \"http\"?"),
             ("  tls: {cert: a}\n", "e.yaml:5:8: services[0].tls.key: missing: there is a cert"),

@@ -115,9 +115,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "services[].protocol",
-        "`auto`, `http`, `websocket`, `tcp`",
+        "`auto`, `http`, `http1`, `http2`, `grpc`, `websocket`, `tcp`",
         "auto",
-        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP/1 for opaque. `websocket` is `http`: upgrades are followed in either.",
+        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP for opaque. `http` is HTTP/1.1, or HTTP/2 by prior knowledge; `http1` and `http2` are one of the two. `grpc` is `http2`, `websocket` is `http`: upgrades are followed in either. Endpoints are spoken to as their client speaks. Over TLS `http2` is agreed on by ALPN; `http` and `auto` agree on it with clients that do not offer HTTP/1.1.",
     ),
     key(
         "services[].tls.cert",
@@ -408,6 +408,12 @@ pub(super) const KEYS: &[Key] = &[
         "size",
         "8KiB",
         "A request target; more is 414 (RFC 9112 recommends 8,000 at least).",
+    ),
+    key(
+        "services[].limits.streams",
+        "1 to 10000",
+        "100",
+        "Requests at once of one HTTP/2 session; further ones are refused with `REFUSED_STREAM`, and clients that know the limit wait. RFC 9113 recommends 100 at least.",
     ),
     key(
         "services[].limits.queue",

@@ -298,7 +298,9 @@ impl Worker {
         served.tally.handshakes.add(1);
         let wanted = served.shared.tls.as_ref().is_some_and(|tls| tls.subject);
         let certificate = client.stream.tls().filter(|_| wanted).and_then(|tls| tls.peer_certificate());
-        client.peer.tls = Some(Box::new(PeerTls { subject: certificate.and_then(crate::tls::subject) }));
+        let subject = certificate.and_then(crate::tls::subject);
+        let http2 = client.stream.tls().and_then(|tls| tls.protocol()) == Some(crate::tls::HTTP2);
+        client.peer.tls = Some(Box::new(PeerTls { subject, http2 }));
         Ok(self.begin(key))
     }
 

@@ -2,6 +2,7 @@
 
 use super::arrive::Arrival;
 use super::buffer::Held;
+use super::http2::Http2;
 use super::link::Link;
 use super::slab::Key;
 use super::socket::Stream;
@@ -103,6 +104,15 @@ pub(super) struct Leaving {
     pub(super) until: Instant,
 }
 
+/// What few sessions have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// The endpoint of all its turns, once chosen (policy `random`).
+    pub(super) pin: Option<EndpointId>,
+    /// What it has if it speaks HTTP/2.
+    pub(super) http2: Option<Box<Http2>>,
+}
+
 /// One client connection.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -118,8 +128,8 @@ pub(super) struct Client {
     pub(super) peer: Peer,
     pub(super) link: Option<Key>,
     pub(super) turn: Option<Box<Turn>>,
-    /// The endpoint of all its turns, once chosen (policy `random`). In a box, for few have one.
-    pub(super) pin: Option<Box<EndpointId>>,
+    /// What few sessions have.
+    pub(super) rare: Option<Box<Rare>>,
     pub(super) buffers: Held,
     /// Input that waits is to be offered again as soon as the engine wants input.
     pub(super) offer: bool,
@@ -153,6 +163,21 @@ impl Client {
         self.splice.as_ref().is_some_and(|splice| splice.holds(toward))
     }
 
+    /// The endpoint of all its turns, if it has one.
+    pub(super) fn pin(&self) -> Option<EndpointId> {
+        self.rare.as_ref()?.pin
+    }
+
+    pub(super) fn set_pin(&mut self, endpoint: EndpointId) {
+        self.rare.get_or_insert_default().pin = Some(endpoint);
+    }
+
+    /// It speaks HTTP/2.
+    #[inline]
+    pub(super) fn is_http2(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.http2.is_some())
+    }
+
     pub(super) fn new(
         stream: Stream,
         service: u32,
@@ -172,7 +197,7 @@ impl Client {
             peer,
             link: None,
             turn: None,
-            pin: None,
+            rare: None,
             buffers: Held::default(),
             offer: false,
             splice: None,

@@ -89,6 +89,7 @@ impl Worker {
 
     /// Closes a session and forgets it; every session ends here, once.
     pub(super) fn remove_session(&mut self, key: Key, end: End, abort: bool) {
+        self.end_streams(key, end);
         let log = self.sessions.get_mut(key).and_then(|client| client.engine.take_log());
         self.end_turn(key, TurnEnd { fate: LinkFate::Close, status: None, failure: Some(end), log });
         let Some(mut client) = self.sessions.remove(key) else { return };
@@ -125,7 +126,9 @@ impl Worker {
         for key in self.sessions.keys() {
             if let Some(client) = self.sessions.get(key) {
                 let phase = client.engine.phase();
-                let clean = matches!(phase, Phase::Idle | Phase::Detect);
+                let busy =
+                    client.rare.as_ref().and_then(|rare| rare.http2.as_ref()).is_some_and(|http2| http2.is_busy());
+                let clean = matches!(phase, Phase::Idle | Phase::Detect) && !busy;
                 self.remove_session(key, End { cause: Cause::Shutdown, phase }, !clean);
             }
         }

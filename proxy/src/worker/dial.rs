@@ -1,6 +1,7 @@
 //! Opening a link: connecting, and what comes before the protocol on it.
 
 use super::complaints::Subject;
+use super::http2::Shared;
 use super::link::{Link, LinkState};
 use super::slab::Key;
 use super::socket::{self, Stream};
@@ -17,9 +18,25 @@ pub(super) enum Failed {
     Local,
 }
 
+impl Failed {
+    /// Why, and whether that is this machine's doing.
+    pub(super) fn cause(&self) -> (Cause, bool) {
+        match *self {
+            Self::Endpoint(cause) => (cause, false),
+            Self::Local => (Cause::Local, true),
+        }
+    }
+}
+
 impl Worker {
-    /// Starts a connection for a session, or (`None`) to have one ready.
-    pub(super) fn connect(&mut self, service: u32, pool: u32, session: Option<Key>) -> Result<Key, Failed> {
+    /// Starts a connection for a session, or (`None`) to have one ready; `shared`: one of HTTP/2, for all sessions.
+    pub(super) fn connect(
+        &mut self,
+        service: u32,
+        pool: u32,
+        session: Option<Key>,
+        shared: bool,
+    ) -> Result<Key, Failed> {
         let now = self.now;
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return Err(Failed::Local) };
         let timeout = served.shared.config.upstream.connect_timeout;
@@ -35,7 +52,12 @@ impl Worker {
         entry.open += 1;
         entry.tally.connects.add(1);
         entry.tally.links.add(1);
-        let key = self.links.insert(Link {
+        let key = self.links.next_key();
+        if shared {
+            entry.shared.push(key);
+            self.shared.put(Box::new(Shared::new(key, &served.shared.http2, self.pool.take(), now)));
+        }
+        self.links.insert(Link {
             stream,
             service,
             pool,
@@ -70,6 +92,7 @@ impl Worker {
         };
         match up {
             Ok(false) => {}
+            Ok(true) if self.shared.get(key).is_some() => self.shared_opened(key),
             Ok(true) => match self.links.get(key).and_then(|link| link.session) {
                 Some(session) => {
                     self.attach(session, key);
@@ -89,7 +112,7 @@ impl Worker {
 
     /// What comes before the protocol on a new link: a PROXY header, TLS. True: both are done.
     fn shake_hands(&mut self, key: Key) -> Result<bool, (Cause, std::io::Error)> {
-        let Self { links, services, sessions, .. } = self;
+        let Self { links, shared, services, sessions, .. } = self;
         let Some(link) = links.get_mut(key) else { return Ok(false) };
         let Some(Some(served)) = services.get(link.service as usize) else { return Ok(false) };
         let config = &served.shared.config.upstream;
@@ -108,7 +131,8 @@ impl Worker {
             if let Some(tls) = &served.shared.upstream_tls {
                 let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
                 let Some(address) = pool.map(|pool| &pool.endpoint.address) else { return Ok(false) };
-                let started = link.stream.connect_tls(tls.config.clone(), tls.name_of(address));
+                let settings = if shared.get(key).is_some() { &tls.http2 } else { &tls.config };
+                let started = link.stream.connect_tls(settings.clone(), tls.name_of(address));
                 started.map_err(|error| (Cause::EndpointTls, error))?;
             }
         }
@@ -137,6 +161,9 @@ impl Worker {
 
     pub(super) fn connect_failed(&mut self, key: Key, failed: Failed) {
         let session = self.links.get(key).and_then(|l| l.session);
+        if let Some(shared) = self.shared.get_mut(key) {
+            shared.fails_with(failed.cause().0);
+        }
         self.remove_link(key);
         let Some(session) = session else { return };
         if let Some(client) = self.sessions.get_mut(session) {

@@ -21,11 +21,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tracing::error;
 
 /// Bytes that one session may read before others have their turn.
-const BUDGET: usize = 512 * 1024;
+pub(super) const BUDGET: usize = 512 * 1024;
 
 /// A session is looked at at least this often. A timer of one that has ended stays armed, so if sessions armed
 /// theirs for an hour, the wheel would hold an hour's worth of sessions that are long gone.
-const HORIZON: Duration = Duration::from_secs(60);
+pub(super) const HORIZON: Duration = Duration::from_secs(60);
 
 /// A tail up to this size is copied behind the bytes that it follows: cheaper than a vectored write.
 const SMALL: usize = 4 * 1024;
@@ -63,6 +63,9 @@ impl Worker {
             }
         }
         if let Some(client) = self.sessions.get_mut(key) {
+            if client.is_http2() {
+                return self.drive_http2(key, scratch);
+            }
             client.buffers.lend(&mut self.pool);
         }
         let mut budget = BUDGET;
@@ -351,6 +354,7 @@ impl Worker {
                 Output::Answered(status) => self.answered(key, status),
                 Output::Retry => self.retry_refused(key),
                 Output::Limit(limit) => self.note_limit(key, limit),
+                Output::Http2 => self.begin_http2(key),
                 Output::Tunnel(log) => self.tunnel(key, log),
                 Output::Turn(end) => {
                     // The last bytes of a request must reach the link before it changes hands.
@@ -504,10 +508,11 @@ impl Worker {
 
     /// Arms the wheel if something is due earlier than what is armed.
     pub(super) fn rearm(&mut self, key: Key) {
+        let http2 = self.http2_due(key);
         let Self { sessions, services, wheel, now, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
-        let mut due = *now + HORIZON;
+        let mut due = http2.map_or(*now + HORIZON, |due| due.min(*now + HORIZON));
         if let Some((engine, _)) = client.engine.poll_timeout(&served.shared.settings) {
             due = due.min(engine);
         }

@@ -5,6 +5,7 @@ use super::socket::Stream;
 use crate::registry::EndpointTally;
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::time::Instant;
+use evenkeel_wire::http2::streams::StreamKey;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub(super) enum LinkState {
     Busy,
     /// In its pool.
     Idle,
+    /// HTTP/2: serves any number of turns, and has a [`Shared`](super::http2::Shared) beside it.
+    Shared,
 }
 
 /// One connection to an endpoint.
@@ -66,6 +69,10 @@ pub(super) struct EndpointPool {
     pub(super) idle: Vec<Key>,
     /// Sessions whose turn waits for a link.
     pub(super) waiting: VecDeque<Key>,
+    /// Links that are shared.
+    pub(super) shared: Vec<Key>,
+    /// Streams of sessions that wait for one of these.
+    pub(super) streams: VecDeque<(Key, StreamKey)>,
 }
 
 impl Link {

@@ -12,6 +12,7 @@
 //! * `dial`: opening links
 //! * `accept`: new clients, given to the worker that has least
 //! * `arrive`: what comes before their protocol: PROXY header, TLS
+//! * `http2`: sessions of many turns, and the links that they share
 //! * `shed`: asking sessions to go: the process leaves, an endpoint does, or has too many
 //! * `depart`: ending
 
@@ -24,6 +25,7 @@ mod depart;
 pub(crate) mod descriptors;
 mod dial;
 mod drive;
+mod http2;
 mod link;
 mod shed;
 mod slab;
@@ -241,6 +243,9 @@ pub(crate) struct Worker {
     links: Slab<Link>,
     pool: Pool,
     pipes: Pipes,
+    /// What links have that are shared.
+    shared: http2::SharedLinks,
+    lines: http2::Lines,
     wheel: Wheel<Timer>,
     descriptors: Arc<Descriptors>,
     /// Sessions that there is no room for, and that are being told so.
@@ -293,6 +298,8 @@ impl Worker {
             links: Slab::new(),
             pool: Pool::default(),
             pipes: Pipes::default(),
+            shared: http2::SharedLinks::default(),
+            lines: http2::Lines::default(),
             wheel: Wheel::new(now),
             descriptors: spawn.descriptors,
             refused: 0,
@@ -308,7 +315,7 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         let mut due = Vec::new();
         while !self.stop {
-            let wait = match (self.touched.is_empty(), self.wheel.next(self.now)) {
+            let wait = match (self.touched.is_empty() && self.lines.touched.is_empty(), self.wheel.next(self.now)) {
                 (false, _) => Duration::ZERO,
                 (true, next) => next.unwrap_or(HEARTBEAT).min(HEARTBEAT),
             };
@@ -336,6 +343,7 @@ impl Worker {
                     self.drive(key);
                 }
             }
+            self.drive_links();
             if woken {
                 self.obey();
             }
@@ -343,6 +351,7 @@ impl Worker {
             for timer in due.drain(..) {
                 self.timer(timer);
             }
+            self.write_lines();
             if self.draining.is_some() && self.sessions.len() == 0 {
                 self.stop = true;
             }
@@ -370,6 +379,7 @@ impl Worker {
             (LinkState::Idle, _) => {}
             (LinkState::Connecting, _) if link.writable || link.readable => self.connected(key),
             (LinkState::Connecting, _) => {}
+            (LinkState::Shared, _) => self.touch_link(key),
             (LinkState::Busy, Some(session)) => self.touch(session),
             (LinkState::Busy, None) => self.remove_link(key),
         }

@@ -36,6 +36,7 @@ impl Worker {
             if self.links.get(key).is_some_and(|l| l.state == super::link::LinkState::Idle) {
                 self.remove_link(key);
             }
+            self.touch_link(key);
         }
     }
 
@@ -44,8 +45,12 @@ impl Worker {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         served.leaves_by = Some(self.now + grace);
         let idle: Vec<Key> = served.pools.iter().flatten().flat_map(|pool| pool.idle.iter().copied()).collect();
+        let shared: Vec<Key> = served.pools.iter().flatten().flat_map(|pool| pool.shared.iter().copied()).collect();
         for link in idle {
             self.remove_link(link);
+        }
+        for link in shared {
+            self.touch_link(link);
         }
         for key in self.sessions.keys() {
             if self.sessions.get(key).is_some_and(|c| c.service == service) {
@@ -161,6 +166,9 @@ impl Worker {
     pub(super) fn leave_if_due(&mut self, key: Key) {
         let Some(client) = self.sessions.get_mut(key) else { return };
         let Some((at, why)) = client.leave else { return };
+        if client.is_http2() {
+            return self.touch(key);
+        }
         // An HTTP session in a turn may be told at once: it finishes it.
         let in_turn = why == Leave::Shutdown && client.turn.is_some() && client.engine.protocol() == "http/1.1";
         let removed = self.services.get(client.service as usize).and_then(Option::as_ref).and_then(|s| s.leaves_by);

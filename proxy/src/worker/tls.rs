@@ -56,6 +56,11 @@ impl TlsStream {
         self.connection.peer_certificates()?.first()
     }
 
+    /// The protocol that was agreed on (ALPN), if any.
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        self.connection.alpn_protocol()
+    }
+
     /// Goes on with the handshake; true: it is done.
     ///
     /// # Errors

@@ -131,19 +131,19 @@ impl Worker {
     pub(super) fn acquire(&mut self, key: Key) {
         loop {
             let Some(client) = self.sessions.get_mut(key) else { return };
+            let (index, pin) = (client.service, client.pin());
             let Some(turn) = client.turn.as_mut() else { return };
-            let index = client.service;
             let Some(Some(served)) = self.services.get_mut(index as usize) else { return };
             let own = served.shared.config.upstream.send_proxy.is_some();
             let ask = Ask { scope: turn.want.scope, key: turn.want.key, avoid: turn.tried() };
-            let pinned = client.pin.as_ref().and_then(|id| served.picker.repick(**id, ask.scope, self.now));
+            let pinned = pin.and_then(|id| served.picker.repick(id, ask.scope, self.now));
             let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
                 Ok(ticket) => ticket,
                 Err(none) => return self.refuse(key, LinkError::NoEndpoint(none)),
             };
             let endpoint = ticket.endpoint().id;
-            if served.picker.pins_sessions() && client.pin.as_deref() != Some(&endpoint) {
-                client.pin = Some(Box::new(endpoint));
+            if served.picker.pins_sessions() {
+                client.rare.get_or_insert_default().pin = Some(endpoint);
             }
             let pool_index = served.pool_for(ticket.endpoint());
             turn.ticket = Some(ticket);
@@ -166,7 +166,7 @@ impl Worker {
                     None => return self.enqueue(key, index, pool_index),
                 }
             }
-            match self.connect(index, pool_index, Some(key)) {
+            match self.connect(index, pool_index, Some(key), false) {
                 Ok(link_key) => {
                     if let Some(client) = self.sessions.get_mut(key) {
                         client.link = Some(link_key);
@@ -243,10 +243,7 @@ impl Worker {
 
     /// A try got no connection: true if the turn may be tried elsewhere; if not, the engine knows.
     pub(super) fn try_failed(&mut self, key: Key, failed: Failed) -> bool {
-        let (cause, local) = match failed {
-            Failed::Endpoint(cause) => (cause, false),
-            Failed::Local => (Cause::Local, true),
-        };
+        let (cause, local) = failed.cause();
         self.complete_try(key, cause, local);
         let retries = self.config_of(key).is_some_and(|retry| retry.on_connect);
         if retries && !local && self.take_retry(key) {
@@ -263,10 +260,23 @@ impl Worker {
 
     /// Closes the books on one try: ticket, tally, the list of those tried.
     fn complete_try(&mut self, key: Key, cause: Cause, local: bool) {
-        let now = self.now;
-        let Some(client) = self.sessions.get_mut(key) else { return };
+        self.with_turn(key, |worker, service, turn| worker.close_try(service, turn, cause, local));
+    }
+
+    /// Calls with the session's turn, which is not in its place meanwhile.
+    fn with_turn<R>(&mut self, key: Key, call: impl FnOnce(&mut Self, u32, &mut Turn) -> R) -> Option<R> {
+        let client = self.sessions.get_mut(key)?;
         let service = client.service;
-        let Some(turn) = client.turn.as_mut() else { return };
+        let mut turn = client.turn.take()?;
+        let result = call(self, service, &mut turn);
+        if let Some(client) = self.sessions.get_mut(key) {
+            client.turn = Some(turn);
+        }
+        Some(result)
+    }
+
+    pub(super) fn close_try(&mut self, service: u32, turn: &mut Turn, cause: Cause, local: bool) {
+        let now = self.now;
         let Some(ticket) = turn.ticket.take() else { return };
         turn.note_tried(ticket.endpoint().id);
         let outcome = if local { Outcome::Unknown } else { Outcome::Failure(now.since(turn.tried_at), None) };
@@ -280,9 +290,11 @@ impl Worker {
 
     /// Takes one more try from what the turn and the service's budget allow.
     fn take_retry(&mut self, key: Key) -> bool {
-        let Some(client) = self.sessions.get_mut(key) else { return false };
-        let Some(turn) = client.turn.as_mut() else { return false };
-        let Some(Some(served)) = self.services.get_mut(client.service as usize) else { return false };
+        self.with_turn(key, |worker, service, turn| worker.allow_retry(service, turn)).unwrap_or(false)
+    }
+
+    pub(super) fn allow_retry(&mut self, service: u32, turn: &mut Turn) -> bool {
+        let Some(Some(served)) = self.services.get_mut(service as usize) else { return false };
         if turn.tries >= served.shared.config.retry.attempts {
             return false;
         }
@@ -469,11 +481,10 @@ impl Worker {
     }
 
     /// The turn is over: books, then link.
-    pub(super) fn end_turn(&mut self, key: Key, mut end: TurnEnd) {
+    pub(super) fn end_turn(&mut self, key: Key, end: TurnEnd) {
         self.unqueue(key);
-        let now = self.now;
         let Some(client) = self.sessions.get_mut(key) else { return };
-        let Some(mut turn) = client.turn.take() else { return };
+        let Some(turn) = client.turn.take() else { return };
         let service = client.service;
         let link = client.link;
         let sent_all = client.buffers.to_link.unsent().is_empty() && !client.pipes(Toward::Link);
@@ -482,9 +493,33 @@ impl Worker {
         }
         client.buffers.answer.clear();
         client.buffers.to_link.clear();
+        let Some(Some(served)) = self.services.get(service as usize) else { return };
+        let own = served.shared.config.upstream.send_proxy.is_some();
+        let fate = end.fate;
+        self.close_turn(key, *turn, end, false);
+        let Some(link_key) = link else { return };
+        let usable = sent_all && fate != LinkFate::Close;
+        let link = self.links.get_mut(link_key).and_then(|link| (usable && link.is_clean()).then_some(link));
+        match (fate, link) {
+            (LinkFate::Keep, Some(link)) => link.turns += 1,
+            (LinkFate::Reuse, Some(link)) if own => (link.own, link.turns) = (true, link.turns + 1),
+            (LinkFate::Reuse, Some(link)) if link.state == LinkState::Busy => {
+                link.turns += 1;
+                self.clear_link(key);
+                self.release(link_key);
+            }
+            _ => self.drop_link(key),
+        }
+    }
+
+    /// Closes the books on a turn of a session. `unwell`: it went well, but for what its endpoint says of itself.
+    #[inline]
+    pub(super) fn close_turn(&mut self, key: Key, mut turn: Turn, mut end: TurnEnd, unwell: bool) {
+        let now = self.now;
+        let Some(client) = self.sessions.get(key) else { return };
+        let service = client.service;
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         served.tally.turns_active.sub(1);
-        let own = served.shared.config.upstream.send_proxy.is_some();
         if turn.upgrade {
             served.shared.leave_upgrade();
         }
@@ -497,7 +532,10 @@ impl Worker {
                 self.complaints.hear(failure, &Subject { service, client, endpoint, detail: None }, now);
             }
         }
-        let outcome = outcome(&turn, &end, now);
+        let outcome = match outcome(&turn, &end, now) {
+            Outcome::Success(took) if unwell => Outcome::Failure(took, None),
+            outcome => outcome,
+        };
         let handshake = turn.log.take();
         let tunnel = handshake.is_some();
         if let Some(log) = end.log.take().or(handshake) {
@@ -519,19 +557,6 @@ impl Worker {
             }
             let notice = ticket.complete(outcome, now);
             self.report(service, notice);
-        }
-        let Some(link_key) = link else { return };
-        let usable = sent_all && end.fate != LinkFate::Close;
-        let link = self.links.get_mut(link_key).and_then(|link| (usable && link.is_clean()).then_some(link));
-        match (end.fate, link) {
-            (LinkFate::Keep, Some(link)) => link.turns += 1,
-            (LinkFate::Reuse, Some(link)) if own => (link.own, link.turns) = (true, link.turns + 1),
-            (LinkFate::Reuse, Some(link)) if link.state == LinkState::Busy => {
-                link.turns += 1;
-                self.clear_link(key);
-                self.release(link_key);
-            }
-            _ => self.drop_link(key),
         }
     }
 
@@ -602,7 +627,13 @@ impl Worker {
             pool.idle.remove(at);
             pool.tally.idle_links.sub(1);
         }
-        let queued = |waiter: Key| self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued);
+        if let Some(shared) = self.shared.take(key) {
+            self.shared_gone(key, (service, link.pool), shared, link.turns);
+        }
+        let Self { sessions, services, .. } = self;
+        let Some(Some(served)) = services.get_mut(service as usize) else { return };
+        let Some(Some(pool)) = served.pools.get_mut(link.pool as usize) else { return };
+        let queued = |waiter: Key| sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued);
         if let Some(waiter) = std::iter::from_fn(|| pool.waiting.pop_front()).find(|&waiter| queued(waiter)) {
             // There is room for one connection now.
             self.unqueue(waiter);
@@ -626,6 +657,7 @@ impl Worker {
             LinkState::Idle => upstream.idle_timeout,
             // Armed again when it becomes idle.
             LinkState::Busy => return,
+            LinkState::Shared => return self.shared_timeout(key),
         };
         let due = link.since + limit;
         if due > self.now {
@@ -642,13 +674,14 @@ impl Worker {
     pub(super) fn publish(&mut self, service: u32, picker: Arc<Picker>) {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         (served.picker, served.published) = (picker, true);
-        let mut leaving = Vec::new();
+        let (mut leaving, mut shared) = (Vec::new(), Vec::new());
         for index in 0..served.pools.len() as u32 {
             let Some(pool) = &mut served.pools[index as usize] else { continue };
             let current = served.by_endpoint.get(&pool.endpoint.id) == Some(&index);
             pool.usable = current && served.picker.usable(pool.endpoint.id);
             if !pool.usable {
                 leaving.extend_from_slice(&pool.idle);
+                shared.extend_from_slice(&pool.shared);
                 if pool.open == 0 && pool.waiting.is_empty() {
                     served.free_pool(index);
                 }
@@ -656,6 +689,9 @@ impl Worker {
         }
         for link in leaving {
             self.remove_link(link);
+        }
+        for link in shared {
+            self.touch_link(link);
         }
     }
 
@@ -669,7 +705,7 @@ impl Worker {
         let pool = served.pool_for(endpoint);
         if self.pool_mut(service, pool).is_some_and(|p| p.open == 0) {
             // If it fails, the first turn finds out.
-            let _failed = self.connect(service, pool, None);
+            let _failed = self.connect(service, pool, None, false);
         }
     }
 }
@@ -695,7 +731,7 @@ impl Served {
     }
 
     /// The pool of the endpoint, made if there is none.
-    fn pool_for(&mut self, endpoint: &Arc<Endpoint>) -> u32 {
+    pub(super) fn pool_for(&mut self, endpoint: &Arc<Endpoint>) -> u32 {
         if let Some(&index) = self.by_endpoint.get(&endpoint.id)
             && self.pools[index as usize].as_ref().is_some_and(|p| p.endpoint.address == endpoint.address)
         {
@@ -713,6 +749,8 @@ impl Served {
             open: 0,
             idle: Vec::new(),
             waiting: std::collections::VecDeque::new(),
+            shared: Vec::new(),
+            streams: std::collections::VecDeque::new(),
         });
         let index = match self.free_pools.pop() {
             Some(index) => {

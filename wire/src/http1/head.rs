@@ -144,7 +144,7 @@ pub(super) fn find_end(input: &[u8], scan: &mut Scan, limit: usize) -> Result<Op
 }
 
 /// Could somebody take one field name for the other? CGI and its heirs write `-` as `_`.
-pub(super) fn alike(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn alike(a: &[u8], b: &[u8]) -> bool {
     let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     a.len() == b.len() && a.iter().map(plain).eq(b.iter().map(plain))
 }

@@ -18,14 +18,19 @@ use self::body::{Body, Encode, put_last_chunk};
 use self::grammar::Stop;
 use self::head::{Flaw, Framing, Scan, find_end};
 use self::request::{Request, Whole};
-use self::response::{Own, Response, put_own};
+use self::response::{Response, put_own};
+use crate::answer::Own;
 use crate::engine::Outputs;
-use crate::session::{Context, Io, LinkError, LinkFate, Reason, Settings, TurnEnd, TurnLog, Want};
+use crate::http2::frame::PREFACE;
+use crate::session::{Context, Io, LinkError, LinkFate, Protocol, Reason, Settings, TurnEnd, TurnLog, Want};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Scope;
 use evenkeel_core::time::{Duration, Instant};
+
+/// How HTTP/2 begins: a request that HTTP/1.1 does not have (RFC 9113, section 3.4), up to the end of its head.
+const HTTP2: &[u8] = PREFACE.first_chunk::<18>().expect("it is longer");
 
 /// Empty lines that a client may send before a request line.
 const MAX_BLANK_LINES: u8 = 4;
@@ -50,7 +55,7 @@ pub(crate) struct Http1 {
     blank_lines: u8,
     /// Some bytes of a request head have arrived.
     begun: bool,
-    /// The client has not said anything yet.
+    /// The client has not asked for anything yet.
     silent: bool,
     /// The client sent FIN: this turn is its last.
     client_eof: bool,
@@ -195,7 +200,7 @@ impl Http1 {
                 return used;
             }
             if !core::mem::replace(&mut self.begun, true) {
-                (self.since, self.silent) = (context.now, false);
+                self.since = context.now;
             }
             match self.request_head(head, io, context) {
                 Ok(whole) => {
@@ -208,6 +213,11 @@ impl Http1 {
                         Stop::Incomplete => Flaw::TargetTooLong,
                         Stop::Flaw(flaw) => flaw,
                     };
+                    if self.silent && context.settings.protocol == Protocol::Http && input.starts_with(HTTP2) {
+                        self.state = State::Closed;
+                        outputs.http2();
+                        return 0;
+                    }
                     self.refuse(flaw, io, outputs, context);
                     return input.len();
                 }
@@ -296,7 +306,7 @@ impl Http1 {
         let scope = if upgrade { Scope::Session } else { Scope::Turn };
         outputs.want(Want { scope, key, idempotent: request.idempotent, upgrade, fresh: false, probe: false });
         self.since = context.now;
-        (self.scan, self.blank_lines, self.begun) = (Scan::default(), 0, false);
+        (self.scan, self.blank_lines, self.begun, self.silent) = (Scan::default(), 0, false, false);
         self.state = State::Turn(Box::new(Turn {
             upload: Body::new(framing),
             encode: if framing == Framing::Chunked { Encode::Chunked } else { Encode::Plain },
@@ -491,37 +501,7 @@ impl Http1 {
         if turn.response.is_some() {
             return self.fail(End { cause: error.cause(), phase: Phase::Response }, true, outputs);
         }
-        let (status, phase, sentence) = match error {
-            LinkError::NoEndpoint(none) => {
-                use evenkeel_core::picker::NoPick;
-                let sentence = match none {
-                    NoPick::Empty => "no endpoint of this service is known",
-                    NoPick::NoneReady => "no endpoint of this service is ready",
-                };
-                (503, Phase::Connect, sentence)
-            }
-            LinkError::Overload => (503, Phase::Connect, "too many requests wait for this service"),
-            LinkError::Later(_) => (503, Phase::Connect, "too many clients connect at once; come back later"),
-            LinkError::Failed(Cause::ConnectFailed) => (502, Phase::Connect, "no endpoint could be connected to"),
-            LinkError::Failed(Cause::ConnectTimeout) => {
-                (504, Phase::Connect, "connecting to an endpoint took too long")
-            }
-            LinkError::Failed(Cause::EndpointTls) => (502, Phase::Connect, "TLS with the endpoint failed"),
-            LinkError::Failed(Cause::EndpointTimeout) => (504, Phase::Wait, "the endpoint did not answer in time"),
-            LinkError::Failed(Cause::EndpointProtocol) => {
-                (502, Phase::Wait, "the endpoint's answer was not valid HTTP")
-            }
-            LinkError::Failed(Cause::EndpointClosed) => {
-                (502, Phase::Wait, "the endpoint closed its connection before it answered")
-            }
-            LinkError::Failed(_) => (502, Phase::Connect, "evenkeel could not open a connection"),
-        };
-        let retry_after = match error {
-            LinkError::Later(seconds) => seconds,
-            _ => 1,
-        };
-        let own = Own { status, end: End { cause: error.cause(), phase }, sentence, retry_after };
-        self.answer(&own, io, outputs, context);
+        self.answer(&Own::of(error), io, outputs, context);
     }
 
     /// The endpoint's bytes are not a response to this request.

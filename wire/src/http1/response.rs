@@ -4,10 +4,10 @@ use super::body::{Encode, has_token};
 use super::grammar::{self, Field, Room, StatusLine, Stop};
 use super::head::{Connection, Flaw, Framing, FramingFields, Lines, MAX_FIELDS, Name, put_field};
 use super::request::{Request, put_decimal, put_length};
+use crate::answer::Own;
 use crate::session::Settings;
 use alloc::vec::Vec;
 use core::fmt::Write;
-use evenkeel_core::end::End;
 
 /// What is remembered of a response.
 #[derive(Clone, Copy, Debug)]
@@ -180,23 +180,6 @@ pub(super) fn reason_phrase(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         _ => "Error",
-    }
-}
-
-/// A response of our own.
-pub(super) struct Own<'a> {
-    pub(super) status: u16,
-    pub(super) end: End,
-    /// For people.
-    pub(super) sentence: &'a str,
-    /// When to try again, in seconds; only 503 says it.
-    pub(super) retry_after: u32,
-}
-
-impl Own<'_> {
-    /// The request did not arrive in time.
-    pub(super) fn too_slow(end: End) -> Self {
-        Self { status: 408, end, sentence: "the request took too long to arrive", retry_after: 1 }
     }
 }
 

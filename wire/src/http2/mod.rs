@@ -79,6 +79,7 @@ mod bytes;
 pub mod connection;
 pub mod error;
 pub mod flow;
+pub mod forward;
 pub mod frame;
 pub mod hpack;
 pub mod message;

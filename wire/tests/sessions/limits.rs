@@ -184,7 +184,7 @@ fn the_subject_of_a_certificate_is_told_by_us_alone() {
     let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Client-Subject: CN=admin\r\nx_client-subject: CN=root\r\n\r\n";
     for (subject, line) in [(None, ""), (Some("CN=ann"), "X-Client-Subject: CN=ann\r\n")] {
         let mut world = World::with(settings.clone());
-        world.peer.tls = Some(Box::new(PeerTls { subject: subject.map(Into::into) }));
+        world.peer.tls = Some(Box::new(PeerTls { subject: subject.map(Into::into), ..PeerTls::default() }));
         world.happen(Event::Client(request.as_bytes()));
         world.happen(Event::Opened);
         let heard = String::from_utf8(world.links[0].clone()).expect("text");

@@ -5,6 +5,7 @@ use crate::conversation::Step::{
     Reused, Wait,
 };
 use crate::conversation::play;
+use crate::world::{Event, World};
 use evenkeel_core::end::Cause;
 use evenkeel_wire::session::{Forwarding, Protocol, Settings};
 
@@ -75,8 +76,32 @@ fn a_request_line_is_http_whatever_comes_before_the_wait_is_over() {
 }
 
 #[test]
+fn a_preface_is_http2_and_what_belongs_to_it_is_left_for_that() {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (protocol, http2) in
+        [(Protocol::Auto, true), (Protocol::Http, true), (Protocol::Http1, false), (Protocol::Tcp, false)]
+    {
+        for cut in 0..preface.len() {
+            let mut world = World::new(protocol);
+            world.happen(Event::Client(&preface[..cut]));
+            // The end of its head is enough to tell: the rest is for HTTP/2 to check.
+            assert!(cut >= 18 || !world.http2);
+            world.happen(Event::Client(&preface[cut..]));
+            assert_eq!(world.http2, http2, "{protocol:?} in two pieces, the first of {cut}");
+        }
+    }
+    assert!(World::new(Protocol::Http2).http2);
+    let mut late = World::new(Protocol::Http);
+    late.happen(Event::Client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+    late.happen(Event::Opened);
+    late.happen(Event::Link(b"HTTP/1.1 204 No Content\r\n\r\n"));
+    late.happen(Event::Client(preface));
+    assert!(!late.http2, "behind a request it is none");
+}
+
+#[test]
 fn anything_else_is_relayed_as_it_is() {
-    for first in ["\x16\x03\x01\x02\x00\x01", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x00\x00\x00\x08", "SSH-2.0-x\r\n"] {
+    for first in ["\x16\x03\x01\x02\x00\x01", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", "\x00\x00\x00\x08", "SSH-2.0-x\r\n"] {
         play(&auto(), &[Client(first), NewLinkGets(first), Endpoint("x"), ClientGets("x")]);
     }
 }

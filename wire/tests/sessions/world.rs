@@ -53,6 +53,8 @@ pub struct World {
     pub retries: usize,
     /// Turns that ended with a link that any session may use.
     pub reused: usize,
+    /// The client speaks HTTP/2.
+    pub http2: bool,
     /// The session is over: why, and whether with a reset.
     pub over: Option<(End, bool)>,
     fed: usize,
@@ -97,6 +99,7 @@ impl World {
             span: None,
             logs: Vec::new(),
             limit: None,
+            http2: false,
             retries: 0,
             reused: 0,
             over: None,
@@ -294,6 +297,10 @@ impl World {
                     self.link_in.clear();
                 }
                 Output::Limit(limit) => self.limit = Some(limit),
+                Output::Http2 => {
+                    self.session = Session::http2();
+                    self.http2 = true;
+                }
                 Output::Tunnel(log) => self.logs.extend(log.map(|log| *log)),
                 Output::Answered(_) | Output::FinishClient | Output::FinishLink => {}
             }

@@ -182,6 +182,15 @@ impl Fields {
         self.excess
     }
 
+    /// Becomes the same as others, in the memory that it has.
+    pub fn copy_from(&mut self, others: &Self) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&others.bytes);
+        self.items.clear();
+        self.items.extend_from_slice(&others.items);
+        (self.size, self.excess) = (others.size, others.excess);
+    }
+
     /// Forgets them, for the next block.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -1,0 +1,280 @@
+//! HTTP/2: sessions of many turns, and links that they share.
+//!
+//! A session has a [`Connection`] and, for each of its streams, a turn; a shared link has a `Connection` and, for each
+//! of its streams, the name of the one that it carries. What comes on one of the two is passed to the other at once
+//! and written at the end of the loop's turn, when everything that was to be read is read: one write for each
+//! connection, however many streams it had something to say about.
+//!
+//! Whoever is driven (a session, a link) is taken out of its place for that time; the others are found in theirs. So
+//! a session that is driven finds its links, a link its sessions, and what has to reach back to the one that is driven
+//! waits for the end of the turn (`resets`).
+//!
+//! * `session`: from a client's bytes to links
+//! * `link`: from an endpoint's bytes to sessions
+//! * `turn`: choosing an endpoint for a stream, opening it there, trying again, its end
+//! * `pass`: data, credit, and what is written in the end
+//!
+//! Decision 7 (`docs/decisions/0007-a-stream-is-a-turn.md`) says why, and what else goes through here.
+
+mod link;
+mod pass;
+mod session;
+mod turn;
+
+use super::buffer::SendBuf;
+use super::client::Turn;
+use super::slab::Key;
+use evenkeel_core::end::Cause;
+use evenkeel_core::time::{Duration, Instant};
+use evenkeel_wire::http2::connection::Connection;
+use evenkeel_wire::http2::forward::Traced;
+use evenkeel_wire::http2::hpack::Fields;
+use evenkeel_wire::http2::streams::StreamKey;
+use evenkeel_wire::session::TurnLog;
+
+/// Heads and trailers that a worker keeps the memory of.
+const SPARE_FIELDS: usize = 256;
+
+/// How long a session without a request keeps the memory for the next ones.
+const RELAX: Duration = Duration::from_secs(1);
+
+/// A connection, and what waits to be written on it.
+#[derive(Debug)]
+struct Line {
+    connection: Connection,
+    out: SendBuf,
+    /// It is in the list of those that are to be written.
+    listed: bool,
+    /// Streams have something for it that it had no room for.
+    full: bool,
+}
+
+impl Line {
+    fn new(connection: Connection, out: Vec<u8>) -> Self {
+        Self { connection, out: SendBuf { bytes: out, ..SendBuf::default() }, listed: false, full: false }
+    }
+}
+
+/// What a session of HTTP/2 has.
+#[derive(Debug)]
+pub(super) struct Http2 {
+    line: Line,
+    /// Bytes of a frame that is not whole.
+    input: Vec<u8>,
+    /// By slot.
+    streams: Vec<Option<Box<Stream>>>,
+    /// No stream is late before this.
+    due: Option<Instant>,
+    /// The last stream ended, or the session began.
+    since: Instant,
+    /// Memory that an idle session does not need was given back.
+    relaxed: bool,
+    /// Its client was told that there will be an end, and why.
+    told: Option<Cause>,
+}
+
+impl Http2 {
+    fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        self.streams.get_mut(key.slot())?.as_deref_mut().filter(|stream| stream.key == key)
+    }
+
+    fn insert(&mut self, stream: Stream) {
+        let slot = stream.key.slot();
+        if self.streams.len() <= slot {
+            self.streams.resize_with(slot + 1, || None);
+        }
+        self.streams[slot] = Some(Box::new(stream));
+        self.relaxed = false;
+    }
+
+    fn remove(&mut self, key: StreamKey) -> Option<Box<Stream>> {
+        self.get(key)?;
+        self.streams[key.slot()].take()
+    }
+
+    /// It has a request under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.streams.iter().any(Option::is_some)
+    }
+
+    /// When it gives back what an idle session does not need.
+    fn relaxes(&self) -> Option<Instant> {
+        (!self.relaxed && self.line.connection.open_streams() == 0).then_some(self.since + RELAX)
+    }
+
+    fn keys(&self) -> Vec<StreamKey> {
+        self.streams.iter().flatten().map(|stream| stream.key).collect()
+    }
+}
+
+/// A stream of a session: a turn.
+#[derive(Debug)]
+struct Stream {
+    key: StreamKey,
+    turn: Turn,
+    place: Place,
+    /// `HEAD`, and gRPC: how an answer of ours looks.
+    kind: (bool, bool),
+    traced: Option<Traced>,
+    log: Option<Box<TurnLog>>,
+    /// The head, until it need not be sent again.
+    request: Option<Box<Fields>>,
+    /// To the endpoint.
+    up: Way,
+    /// To the client.
+    down: Way,
+    /// Bytes of its body so far.
+    received: u64,
+    /// Something moved.
+    since: Instant,
+    /// The answer says that its endpoint is not well, as only gRPC can say it.
+    unwell: bool,
+}
+
+impl Stream {
+    /// All of the request that was sent is here, and nothing of an answer.
+    fn may_run_again(&self) -> bool {
+        !self.turn.heard && self.up.waiting.keep && self.request.is_some()
+    }
+}
+
+/// Where the other half of a stream is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// Nowhere yet: it waits for a link.
+    Waits,
+    /// A stream of a shared link.
+    There(Key, StreamKey),
+    /// The endpoint is done with it.
+    Done,
+}
+
+/// One direction of a stream.
+#[derive(Debug, Default)]
+struct Way {
+    /// Data that could not be passed on; with `keep`, those that were, too.
+    waiting: SendBuf,
+    /// What comes behind them.
+    trailers: Option<Box<Fields>>,
+    /// Nothing more comes.
+    ended: bool,
+    /// That was passed on.
+    done: bool,
+}
+
+impl Way {
+    /// Nothing waits.
+    fn is_clear(&self) -> bool {
+        self.waiting.unsent().is_empty() && self.trailers.is_none()
+    }
+}
+
+/// What a link that is shared has.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Of the link.
+    key: Key,
+    line: Line,
+    /// Bytes of a frame that is not whole.
+    input: Vec<u8>,
+    /// By slot.
+    tenants: Vec<Option<Tenant>>,
+    /// The earliest timer that is armed for it.
+    armed: Option<Instant>,
+    /// Why it is about to go.
+    cause: Cause,
+    /// It is in the list of links to drive.
+    queued: bool,
+}
+
+/// What shared links have, by the index of the link: links of HTTP/1.1, of which there may be many, need no room for
+/// it.
+#[derive(Debug, Default)]
+pub(super) struct SharedLinks(Vec<Option<Box<Shared>>>);
+
+impl SharedLinks {
+    pub(super) fn get(&self, key: Key) -> Option<&Shared> {
+        self.0.get(key.index as usize)?.as_deref().filter(|shared| shared.key == key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Shared> {
+        self.0.get_mut(key.index as usize)?.as_deref_mut().filter(|shared| shared.key == key)
+    }
+
+    pub(super) fn put(&mut self, shared: Box<Shared>) {
+        let index = shared.key.index as usize;
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || None);
+        }
+        self.0[index] = Some(shared);
+    }
+
+    pub(super) fn take(&mut self, key: Key) -> Option<Box<Shared>> {
+        self.get(key)?;
+        self.0[key.index as usize].take()
+    }
+}
+
+/// The stream of a session that a stream of a link carries.
+#[derive(Clone, Copy, Debug)]
+struct Tenant {
+    own: StreamKey,
+    session: Key,
+    stream: StreamKey,
+}
+
+impl Shared {
+    fn tenant(&self, own: StreamKey) -> Option<Tenant> {
+        self.tenants.get(own.slot()).copied().flatten().filter(|tenant| tenant.own == own)
+    }
+
+    fn seat(&mut self, tenant: Tenant) {
+        let slot = tenant.own.slot();
+        if self.tenants.len() <= slot {
+            self.tenants.resize(slot + 1, None);
+        }
+        self.tenants[slot] = Some(tenant);
+    }
+
+    fn unseat(&mut self, own: StreamKey) {
+        if self.tenant(own).is_some() {
+            self.tenants[own.slot()] = None;
+        }
+    }
+}
+
+/// A connection that is to be written at the end of the loop's turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unwritten {
+    Session(Key),
+    Link(Key),
+}
+
+/// What a worker has for HTTP/2 as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    unwritten: Vec<Unwritten>,
+    /// Shared links to drive this turn.
+    pub(super) touched: Vec<Key>,
+    /// Streams of links that nobody needs any more.
+    resets: Vec<(Key, StreamKey)>,
+    #[expect(clippy::vec_box, reason = "they change hands as boxes")]
+    spare: Vec<Box<Fields>>,
+}
+
+impl Lines {
+    /// A copy, in memory that was used before.
+    fn keep(&mut self, fields: &Fields) -> Box<Fields> {
+        let mut kept = self.spare.pop().unwrap_or_default();
+        kept.copy_from(fields);
+        kept
+    }
+
+    fn give(&mut self, fields: Option<Box<Fields>>) {
+        if let Some(fields) = fields
+            && self.spare.len() < SPARE_FIELDS
+        {
+            self.spare.push(fields);
+        }
+    }
+}

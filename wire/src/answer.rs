@@ -1,0 +1,81 @@
+//! Answers that evenkeel gives by itself, whatever the version of HTTP.
+
+use crate::session::LinkError;
+use evenkeel_core::end::{Cause, End, Phase};
+use evenkeel_core::picker::NoPick;
+
+/// A response of our own.
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a> {
+    /// Its status in HTTP.
+    pub status: u16,
+    /// Whose doing it is that there is no other.
+    pub end: End,
+    /// For people.
+    pub sentence: &'a str,
+    /// When to try again, in seconds; only 503 says it.
+    pub retry_after: u32,
+}
+
+impl Own<'_> {
+    /// There is no link, and nothing of a response was passed on.
+    pub fn of(error: LinkError) -> Own<'static> {
+        let (status, phase, sentence) = match error {
+            LinkError::NoEndpoint(none) => {
+                let sentence = match none {
+                    NoPick::Empty => "no endpoint of this service is known",
+                    NoPick::NoneReady => "no endpoint of this service is ready",
+                };
+                (503, Phase::Connect, sentence)
+            }
+            LinkError::Overload => (503, Phase::Connect, "too many requests wait for this service"),
+            LinkError::Later(_) => (503, Phase::Connect, "too many clients connect at once; come back later"),
+            LinkError::Failed(Cause::ConnectFailed) => (502, Phase::Connect, "no endpoint could be connected to"),
+            LinkError::Failed(Cause::ConnectTimeout) => {
+                (504, Phase::Connect, "connecting to an endpoint took too long")
+            }
+            LinkError::Failed(Cause::EndpointTls) => (502, Phase::Connect, "TLS with the endpoint failed"),
+            LinkError::Failed(Cause::EndpointTimeout) => (504, Phase::Wait, "the endpoint did not answer in time"),
+            LinkError::Failed(Cause::EndpointProtocol) => {
+                (502, Phase::Wait, "the endpoint's answer was not valid HTTP")
+            }
+            LinkError::Failed(Cause::EndpointClosed) => {
+                (502, Phase::Wait, "the endpoint closed its connection before it answered")
+            }
+            LinkError::Failed(_) => (502, Phase::Connect, "evenkeel could not open a connection"),
+        };
+        let retry_after = match error {
+            LinkError::Later(seconds) => seconds,
+            _ => 1,
+        };
+        Own { status, end: End { cause: error.cause(), phase }, sentence, retry_after }
+    }
+
+    /// The request did not arrive in time.
+    pub fn too_slow(end: End) -> Own<'static> {
+        Own { status: 408, end, sentence: "the request took too long to arrive", retry_after: 1 }
+    }
+    /// What is asked for is larger than allowed.
+    pub fn limit(status: u16, sentence: &'static str) -> Own<'static> {
+        let end = End { cause: Cause::ClientLimit, phase: Phase::Request };
+        Own { status, end, sentence, retry_after: 1 }
+    }
+
+    /// The same in gRPC: the status of a call (<https://grpc.io/docs/guides/status-codes>).
+    pub fn grpc_status(&self) -> u8 {
+        const CANCELLED: u8 = 1;
+        const DEADLINE_EXCEEDED: u8 = 4;
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const UNIMPLEMENTED: u8 = 12;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        match self.end.cause {
+            Cause::ClientClosed => CANCELLED,
+            Cause::EndpointTimeout | Cause::ClientTimeout => DEADLINE_EXCEEDED,
+            Cause::Overload | Cause::ClientLimit => RESOURCE_EXHAUSTED,
+            Cause::ClientProtocol if self.status == 501 => UNIMPLEMENTED,
+            Cause::ClientProtocol | Cause::EndpointProtocol | Cause::Bug => INTERNAL,
+            _ => UNAVAILABLE,
+        }
+    }
+}
