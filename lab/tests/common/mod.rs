@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod browser;
+pub mod http2;
 pub mod peers;
 pub mod pki;
 pub mod program;
