@@ -3,6 +3,7 @@
 use crate::control::{Control, Controlled};
 use crate::observe::sums::{EndpointSums, Sums};
 use crate::recent::{Counts, Measure};
+use evenkeel_core::address::Address;
 use evenkeel_core::balancer::{EndpointView, Policy, RebalanceView, Standing};
 use evenkeel_core::endpoint::EndpointId;
 use evenkeel_core::skew::{Skew, skew};
@@ -170,7 +171,7 @@ impl Controlled {
             let recent = self.recent();
             (recent.oldest().cloned(), recent.skews())
         };
-        let before = |address: &str| {
+        let before = |address: &Address| {
             let counts = oldest.as_ref().and_then(|oldest| oldest.endpoints.get(address));
             counts.copied().unwrap_or_default()
         };
@@ -180,7 +181,7 @@ impl Controlled {
         for view in explanation.endpoints {
             let address = view.endpoint.address.to_string();
             let sums = sums.remove(&address).unwrap_or_default();
-            let Counts { turns, failures } = before(&address);
+            let Counts { turns, failures } = before(&view.endpoint.address);
             let lately = sums.turns.saturating_sub(turns);
             turns_lately.push(lately);
             endpoints.push(EndpointNow {

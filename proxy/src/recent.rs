@@ -1,6 +1,7 @@
 //! The recent past of a service, sampled once a second: what was counted, and how even it was.
 
 use crate::registry::ServiceEntry;
+use evenkeel_core::address::Address;
 use evenkeel_core::picker::Picker;
 use evenkeel_core::skew::{Skew, skew};
 use evenkeel_core::time::{Duration, Instant};
@@ -45,10 +46,17 @@ impl Measure {
 }
 
 /// Turns and failures.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Counts {
     pub(crate) turns: u64,
     pub(crate) failures: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.turns += other.turns;
+        self.failures += other.failures;
+    }
 }
 
 /// Counters at one time.
@@ -57,7 +65,7 @@ pub(crate) struct Sample {
     pub(crate) at: Instant,
     /// As clients saw it.
     pub(crate) total: Counts,
-    pub(crate) endpoints: HashMap<String, Counts>,
+    pub(crate) endpoints: HashMap<Address, Counts>,
 }
 
 /// The samples of one service, oldest first.
@@ -71,9 +79,8 @@ impl Recent {
     /// Takes one more. `picker` has the endpoints that are picked, with their weights.
     pub(crate) fn sample(&mut self, entry: &ServiceEntry, picker: &Picker, now: Instant) {
         let total = entry.total();
-        let count = |sums: crate::registry::EndpointSums| Counts { turns: sums.turns, failures: sums.failed() };
-        let endpoints = entry.sums().into_iter().map(|(address, sums)| (address, count(sums))).collect();
-        let sample = Sample { at: now, total: Counts { turns: total.turns, failures: total.failed() }, endpoints };
+        let counts = Counts { turns: total.turns, failures: total.failed() };
+        let sample = Sample { at: now, total: counts, endpoints: entry.counts() };
         let skew = self.skew(&sample, picker, total.sessions);
         push(&mut self.skews, skew.map(|s| s.skew), HISTORY);
         push(&mut self.samples, sample, WINDOW);
@@ -85,12 +92,12 @@ impl Recent {
         let loads: Vec<(f64, f64)> = match Measure::of(sessions, all_placed) {
             Measure::Sessions => picker.weights().map(|(e, weight)| (f64::from(placed(e)), weight)).collect(),
             Measure::Turns => {
-                let counts = |sample: &Sample, address: &str| sample.endpoints.get(address).map_or(0, |c| c.turns);
-                let since = |address: &str| {
+                let counts = |sample: &Sample, address: &Address| sample.endpoints.get(address).map_or(0, |c| c.turns);
+                let since = |address: &Address| {
                     let before = self.oldest().map_or(0, |oldest| counts(oldest, address));
                     counts(sample, address).saturating_sub(before)
                 };
-                picker.weights().map(|(e, weight)| (since(&e.address.to_string()) as f64, weight)).collect()
+                picker.weights().map(|(e, weight)| (since(&e.address) as f64, weight)).collect()
             }
         };
         skew(&loads)

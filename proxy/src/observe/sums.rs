@@ -1,8 +1,10 @@
 //! Sums over workers, and over endpoints that left.
 
-use crate::registry::{EndpointTally, LATENCY_BOUNDS_US, ServiceEntry, ServiceTally};
+use crate::recent::Counts;
+use crate::registry::{EndpointTally, LATENCY_BOUNDS_US, ServiceEntry, ServiceTally, Tallied};
+use evenkeel_core::address::Address;
 use evenkeel_core::end::{Cause, Limit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Endpoints that left whose counts are kept apart; the counts of further ones go to [`OTHER`].
@@ -132,6 +134,31 @@ impl Sums {
     }
 }
 
+impl EndpointTally {
+    fn counts(&self) -> Counts {
+        Counts { turns: self.turns.get(), failures: self.failures.iter().map(crate::registry::Counter::get).sum() }
+    }
+}
+
+/// Counts of tallies that no worker writes to any more.
+#[derive(Default, Debug)]
+pub struct Departed {
+    by_address: HashMap<Address, EndpointSums>,
+    /// Those of all further addresses.
+    others: Option<Box<EndpointSums>>,
+}
+
+impl Departed {
+    fn add(&mut self, address: &Address, tally: &EndpointTally) {
+        let known = self.by_address.len() < MAX_DEPARTED || self.by_address.contains_key(address);
+        let sums = match known {
+            true => self.by_address.entry(address.clone()).or_default(),
+            false => self.others.get_or_insert_default(),
+        };
+        sums.add(tally);
+    }
+}
+
 impl ServiceEntry {
     /// What was counted for the service.
     pub(crate) fn total(&self) -> Sums {
@@ -140,26 +167,51 @@ impl ServiceEntry {
         sums
     }
 
-    /// What was counted for each endpoint, by address. Tallies that no worker writes to any more are
-    /// folded into one per address, so that endpoints that come and go do not pile up.
+    /// What was counted for each endpoint, by address.
     pub(crate) fn sums(&self) -> BTreeMap<String, EndpointSums> {
+        self.settled(|tallies, departed| {
+            let mut sums: BTreeMap<_, _> =
+                departed.by_address.iter().map(|(address, sums)| (address.to_string(), sums.clone())).collect();
+            sums.extend(departed.others.iter().map(|others| (OTHER.to_owned(), (**others).clone())));
+            for (endpoint, tally) in tallies {
+                sums.entry(endpoint.address.to_string()).or_default().add(tally);
+            }
+            sums
+        })
+    }
+
+    /// The turns and failures among that, for those who ask every second.
+    pub(crate) fn counts(&self) -> HashMap<Address, Counts> {
+        self.settled(|tallies, departed| {
+            let mut counts = HashMap::with_capacity(tallies.len() + departed.by_address.len());
+            let mut add = |address: &Address, more: Counts| match counts.get_mut(address) {
+                Some(counts) => *counts += more,
+                None => drop(counts.insert(address.clone(), more)),
+            };
+            for (address, sums) in &departed.by_address {
+                add(address, Counts { turns: sums.turns, failures: sums.failed() });
+            }
+            for (endpoint, tally) in tallies {
+                add(&endpoint.address, tally.counts());
+            }
+            counts
+        })
+    }
+
+    /// Looks at the tallies after those that no worker writes to any more were folded into one per
+    /// address, so that endpoints that come and go do not pile up.
+    fn settled<T: Default>(&self, look: impl FnOnce(&[Tallied], &Departed) -> T) -> T {
         let (Ok(mut tallies), Ok(mut departed)) = (self.endpoints.lock(), self.departed.lock()) else {
-            return BTreeMap::new();
+            return T::default();
         };
         tallies.retain(|(endpoint, tally)| {
             let abandoned = Arc::strong_count(tally) == 1;
             if abandoned {
-                let address = endpoint.address.to_string();
-                let known = departed.len() < MAX_DEPARTED || departed.contains_key(&address);
-                departed.entry(if known { address } else { OTHER.into() }).or_default().add(tally);
+                departed.add(&endpoint.address, tally);
             }
             !abandoned
         });
-        let mut sums = departed.clone();
-        for (endpoint, tally) in &*tallies {
-            sums.entry(endpoint.address.to_string()).or_default().add(tally);
-        }
-        sums
+        look(&tallies, &departed)
     }
 }
 
@@ -174,6 +226,43 @@ pub(crate) fn merged<'a>(sums: impl Iterator<Item = &'a EndpointSums>) -> Endpoi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evenkeel_core::endpoint::{Endpoint, EndpointSpec};
+
+    #[test]
+    fn an_address_keeps_its_counts_when_its_endpoint_leaves_and_comes_back() {
+        let entry = ServiceEntry {
+            name: "a".into(),
+            workers: Vec::new(),
+            endpoints: std::sync::Mutex::default(),
+            departed: std::sync::Mutex::default(),
+        };
+        let meet = |address: &str, turns: u64| {
+            let spec = EndpointSpec::at(address.parse::<Address>().expect("an address"));
+            let tally = Arc::new(EndpointTally::default());
+            tally.turns.add(turns);
+            tally.failures[0].add(1);
+            entry.endpoints.lock().expect("tallies").push((Arc::new(Endpoint::new(&spec)), tally.clone()));
+            tally
+        };
+        let seen = |address: &str| {
+            let (sums, counts) = (entry.sums(), entry.counts());
+            let counts = counts[&address.parse::<Address>().expect("an address")];
+            assert_eq!(counts, Counts { turns: sums[address].turns, failures: sums[address].failed() });
+            counts
+        };
+        let first = meet("10.0.0.1:80", 3);
+        assert_eq!(seen("10.0.0.1:80"), Counts { turns: 3, failures: 1 });
+        drop(first);
+        assert_eq!(seen("10.0.0.1:80"), Counts { turns: 3, failures: 1 });
+        assert!(entry.endpoints.lock().expect("tallies").is_empty());
+        let _again = meet("10.0.0.1:80", 4);
+        assert_eq!(seen("10.0.0.1:80"), Counts { turns: 7, failures: 2 });
+        for n in 0..MAX_DEPARTED {
+            drop(meet(&format!("10.1.{}.{}:80", n / 250, n % 250), 1));
+        }
+        assert_eq!(entry.sums()[OTHER].turns, 1);
+        assert_eq!(entry.counts().len(), MAX_DEPARTED, "and the one that is back is among them");
+    }
 
     #[test]
     fn quantiles_are_upper_bounds() {
