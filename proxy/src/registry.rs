@@ -8,6 +8,7 @@ pub use crate::observe::sums::{Departed, EndpointSums};
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::time::Instant;
+use evenkeel_wire::http2::budget::Flood;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -98,6 +99,9 @@ pub struct ServiceTally {
     pub ends: [Counter; Cause::ALL.len()],
     /// Limits that were run into, in order of [`Limit::ALL`].
     pub limits: [Counter; Limit::ALL.len()],
+    /// HTTP/2 connections that ended for what their peer did too often, by [`Flood`] in order of [`Flood::ALL`]: of
+    /// clients, then of endpoints.
+    pub floods: [[Counter; Flood::ALL.len()]; 2],
     /// TLS handshakes with clients that were completed.
     pub handshakes: Counter,
     /// Sessions that were asked to go, by [`Leave`](evenkeel_wire::session::Leave).

@@ -195,6 +195,8 @@ fn http2(service: &config::Service) -> Http2 {
         header_bytes: service.limits.header_bytes as u32,
         header_fields: service.limits.header_fields as u32,
         extended_connect: false,
+        block_timeout: service.timeouts.header,
+        stall_timeout: service.timeouts.stall,
         ..Http2::default()
     }
 }

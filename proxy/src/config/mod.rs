@@ -268,6 +268,8 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// From the first byte of a request head to its end. Also what a handshake (TLS, PROXY) may take.
     pub header: Duration,
+    /// How long what waits for the window of an HTTP/2 stream may wait without any of it getting on.
+    pub stall: Duration,
     /// How long `protocol: auto` waits for a client's first byte before it looks at the server's.
     pub detect: Duration,
 }
@@ -387,6 +389,7 @@ impl Service {
                 request: Some(Duration::from_secs(15)),
                 idle: Duration::from_secs(3600),
                 first_byte: Duration::from_secs(300),
+                stall: Duration::from_secs(300),
                 header: Duration::from_secs(10),
                 detect: Duration::from_millis(5),
             },

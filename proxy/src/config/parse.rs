@@ -191,6 +191,7 @@ fn service(node: &Node, index: usize, directory: Option<&Path>, found: &Found) -
         timeouts.set("request", &mut limits.request, "a duration such as 15s, or off", optional_duration);
         timeouts.duration("idle", &mut limits.idle);
         timeouts.duration("first_byte", &mut limits.first_byte);
+        timeouts.duration("stall", &mut limits.stall);
         timeouts.duration("header", &mut limits.header);
         timeouts.duration("detect", &mut limits.detect);
     });

@@ -359,6 +359,12 @@ pub(super) const KEYS: &[Key] = &[
         "From the first byte of a request head to its end; then 408. Also what a PROXY header and a TLS handshake of a client may take.",
     ),
     key(
+        "services[].timeouts.stall",
+        "duration",
+        "5m",
+        "How long what waits for the window of an HTTP/2 stream may wait without any of it getting on, in either direction; then the stream is reset with `CANCEL`. What waits is `limits.buffer` at most, and 1 MiB for a session.",
+    ),
+    key(
         "services[].timeouts.detect",
         "duration",
         "5ms",

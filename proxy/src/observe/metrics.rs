@@ -9,6 +9,7 @@ use crate::now::{EndpointNow, ServiceNow};
 use crate::registry::LATENCY_BOUNDS_US;
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Readiness;
+use evenkeel_wire::http2::budget::Flood;
 use evenkeel_wire::session::Leave;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
@@ -360,6 +361,22 @@ const METRICS: &[Metric] = &[
                 let hits = Limit::ALL.iter().zip(s.sums.limits).filter(|&(_, n)| n > 0);
                 hits.into_iter().try_for_each(|(limit, n)| {
                     out.count(vec![("service", s.name.as_str()), ("limit", limit.as_str())], n)
+                })
+            })
+        },
+    },
+    Metric {
+        name: "evenkeel_http2_floods",
+        kind: Kind::Counter,
+        labels: "service, peer, kind",
+        help: "HTTP/2 connections that ended with ENHANCE_YOUR_CALM for what a client or an endpoint did too often, by what it was",
+        read: |scrape, out| {
+            scrape.services.iter().try_for_each(|s| {
+                ["client", "endpoint"].into_iter().zip(s.sums.floods).try_for_each(|(peer, floods)| {
+                    let seen = Flood::ALL.iter().zip(floods).filter(|&(_, n)| n > 0);
+                    seen.into_iter().try_for_each(|(flood, n)| {
+                        out.count(vec![("service", s.name.as_str()), ("peer", peer), ("kind", flood.as_str())], n)
+                    })
                 })
             })
         },

@@ -4,6 +4,7 @@ use crate::recent::Counts;
 use crate::registry::{EndpointTally, LATENCY_BOUNDS_US, ServiceEntry, ServiceTally, Tallied};
 use evenkeel_core::address::Address;
 use evenkeel_core::end::{Cause, Limit};
+use evenkeel_wire::http2::budget::Flood;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -100,6 +101,8 @@ pub struct Sums {
     pub(crate) ends: [u64; Cause::ALL.len()],
     /// By `Limit`.
     pub(crate) limits: [u64; Limit::ALL.len()],
+    /// By `Flood`: of clients, then of endpoints.
+    pub(crate) floods: [[u64; Flood::ALL.len()]; 2],
     pub(crate) handshakes: u64,
     /// By `Leave`.
     pub(crate) asked: [u64; 3],
@@ -130,6 +133,7 @@ impl Sums {
         add_all(&mut self.ends, &tally.ends);
         add_all(&mut self.asked, &tally.asked);
         add_all(&mut self.limits, &tally.limits);
+        self.floods.iter_mut().zip(&tally.floods).for_each(|(sums, counters)| add_all(sums, counters));
         self.handshakes += tally.handshakes.get();
     }
 }

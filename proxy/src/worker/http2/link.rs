@@ -7,7 +7,7 @@ use crate::worker::slab::Key;
 use crate::worker::{Timer, Worker};
 use evenkeel_core::end::Cause;
 use evenkeel_core::time::Instant;
-use evenkeel_wire::http2::connection::{Connection, Event, Fault, Part};
+use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::forward::{grpc_status, put_response};
 use evenkeel_wire::http2::hpack::Fields;
@@ -165,6 +165,21 @@ impl Worker {
         true
     }
 
+    fn note_flood_of_endpoint(&self, key: Key, failure: &Failure) {
+        if let Some(link) = self.links.get(key) {
+            self.count_flood(link.service, 1, failure);
+        }
+    }
+
+    /// Counts it if a connection ended for what its peer, a client (0) or an endpoint (1), did too often.
+    pub(super) fn count_flood(&self, service: u32, peer: usize, failure: &Failure) {
+        if let Some(flood) = failure.flood
+            && let Some(Some(served)) = self.services.get(service as usize)
+        {
+            served.tally.floods[peer][flood as usize].add(1);
+        }
+    }
+
     /// Reads frames. False: the connection is over.
     fn read_answers(&mut self, key: Key, shared: &mut Shared, input: &mut &[u8]) -> bool {
         loop {
@@ -193,8 +208,9 @@ impl Worker {
                         self.answer_broke(key, tenant, code, fault, alone);
                     }
                 }
-                Event::Over(_) => {
+                Event::Over(failure) => {
                     shared.cause = Cause::EndpointProtocol;
+                    self.note_flood_of_endpoint(key, &failure);
                     return false;
                 }
                 Event::Ready | Event::Pong | Event::Goaway(_) | Event::TooLarge { .. } | Event::Refused(_) => {}
@@ -361,10 +377,13 @@ impl Worker {
                         self.answer_broke(key, tenant, code, fault, true);
                     }
                 }
-                Some(_) => {
-                    shared.cause = Cause::EndpointTimeout;
+                Some(Event::Over(failure)) => {
+                    shared.cause =
+                        if failure.flood.is_some() { Cause::EndpointProtocol } else { Cause::EndpointTimeout };
+                    self.note_flood_of_endpoint(key, &failure);
                     return false;
                 }
+                Some(_) => {}
                 None => break,
             }
         }

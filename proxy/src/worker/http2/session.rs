@@ -173,7 +173,10 @@ impl Worker {
                 Event::Data { stream, data, end } => self.data_up(key, http2, stream, data, end),
                 Event::Reset { stream, code, fault } => self.client_reset(key, http2, stream, code, fault),
                 Event::Refused(fault) => self.note_refusal(key, fault),
-                Event::Over(failure) => return (Some(Next::End(end_of(failure))), 0),
+                Event::Over(failure) => {
+                    self.note_flood(key, &failure);
+                    return (Some(Next::End(end_of(failure))), 0);
+                }
                 // A client that says it opens no more is served as before.
                 Event::Ready | Event::Pong | Event::Goaway(_) => {}
             }
@@ -347,6 +350,13 @@ impl Worker {
         }
     }
 
+    /// The connection is over; perhaps for what its client did too often.
+    fn note_flood(&self, key: Key, failure: &Failure) {
+        if let Some(client) = self.sessions.get(key) {
+            self.count_flood(client.service, 0, failure);
+        }
+    }
+
     /// What is due: of the connection, of streams, or of a session that nobody uses.
     fn act_on_time(&mut self, key: Key, http2: &mut Http2) {
         let now = self.now;
@@ -354,7 +364,12 @@ impl Worker {
             let Line { connection, out, .. } = &mut http2.line;
             match connection.handle_timeout(&mut Out::new(out.lend(&mut self.pool)), now) {
                 Some(Event::Reset { stream, code, fault }) => self.client_reset(key, http2, stream, code, fault),
-                // Its `Over` is found by whoever looks whether it is finished.
+                Some(Event::Over(failure)) => {
+                    // That it is finished is found by whoever looks.
+                    http2.told = Some(end_of(failure).cause);
+                    self.note_flood(key, &failure);
+                    break;
+                }
                 Some(_) | None => break,
             }
         }
