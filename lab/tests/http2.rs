@@ -7,7 +7,7 @@ use common::peers::{Process, directory, free_port, have};
 use common::pki::Pki;
 use common::{Backend, Proxy, eventually};
 use evenkeel_core::balancer::Policy;
-use evenkeel_proxy::config::Protocol;
+use evenkeel_proxy::config::{Protocol, UpstreamProtocol};
 use evenkeel_wire::http2::connection::{Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use std::fs;
@@ -423,4 +423,17 @@ fn a_body_that_is_too_large_is_refused_when_it_is() {
     client.data(stream, &[0; 600], false);
     assert_eq!(value(&client.whole(stream).2, "grpc-status"), "8");
     assert_eq!(proxy.metric("evenkeel_limit_hits_total", "body_bytes"), 1.0);
+}
+
+#[test]
+fn what_cannot_be_translated_is_refused_with_a_reason() {
+    let backend = answering("well");
+    let proxy = Proxy::with(&[backend.addr], |service| service.upstream.protocol = UpstreamProtocol::Http2);
+    let answer = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream.protocol"), "{answer}");
+    let proxy = Proxy::with(&[backend.addr], |service| service.upstream.protocol = UpstreamProtocol::Http1);
+    let mut client = Peer::client(proxy.addr);
+    let stream = client.get("/");
+    let (status, body, _) = client.whole(stream);
+    assert!(status == "502" && body.contains("upstream.protocol"), "{status} {body}");
 }

@@ -1,6 +1,6 @@
 //! A service as workers and control share it.
 
-use crate::config;
+use crate::config::{self, UpstreamProtocol};
 use crate::registry::ServiceEntry;
 use crate::tls;
 use evenkeel_core::balancer::Policy;
@@ -12,6 +12,15 @@ use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// A version of HTTP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Version {
+    /// HTTP/1.1, and what is older.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
 
 /// A service as it is configured now, and what outlives a change of that.
 #[derive(Debug)]
@@ -87,6 +96,11 @@ impl Service {
         }
     }
 
+    /// What endpoints are to be spoken to in, for a request of a client that speaks this.
+    pub(crate) fn speaks(&self, client: Version) -> Version {
+        speaks(&self.config, client)
+    }
+
     /// Do the files of its TLS settings say something else than when they were read?
     pub(crate) fn tls_changed(&self) -> bool {
         let server = self.config.tls.as_ref().map(tls::server_fingerprint);
@@ -142,6 +156,14 @@ impl Service {
     /// Gives it back.
     pub(crate) fn leave_upgrade(&self) {
         self.live.upgrades.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn speaks(service: &config::Service, client: Version) -> Version {
+    match (service.upstream.protocol, service.protocol) {
+        (UpstreamProtocol::Http1, _) => Version::Http1,
+        (UpstreamProtocol::Http2, _) | (UpstreamProtocol::Auto, config::Protocol::Http2) => Version::Http2,
+        (UpstreamProtocol::Auto, _) => client,
     }
 }
 
@@ -207,5 +229,30 @@ fn forwarding(how: config::Forwarding) -> session::Forwarding {
         config::Forwarding::Append => session::Forwarding::Append,
         config::Forwarding::Replace => session::Forwarding::Replace,
         config::Forwarding::Remove => session::Forwarding::Remove,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Protocol;
+
+    #[test]
+    fn endpoints_are_spoken_to_as_configured_or_as_their_client_speaks() {
+        use Version::{Http1, Http2};
+        for (protocol, upstream, to_http1, to_http2) in [
+            (Protocol::Auto, UpstreamProtocol::Auto, Http1, Http2),
+            (Protocol::Http, UpstreamProtocol::Auto, Http1, Http2),
+            (Protocol::Http2, UpstreamProtocol::Auto, Http2, Http2),
+            (Protocol::Http, UpstreamProtocol::Http1, Http1, Http1),
+            (Protocol::Http2, UpstreamProtocol::Http1, Http1, Http1),
+            (Protocol::Http, UpstreamProtocol::Http2, Http2, Http2),
+            (Protocol::Http1, UpstreamProtocol::Http2, Http2, Http2),
+        ] {
+            let mut service = config::Service::new("a", Vec::new(), Vec::new());
+            (service.protocol, service.upstream.protocol) = (protocol, upstream);
+            assert_eq!(speaks(&service, Http1), to_http1, "{protocol:?} {upstream:?}");
+            assert_eq!(speaks(&service, Http2), to_http2, "{protocol:?} {upstream:?}");
+        }
     }
 }

@@ -490,6 +490,7 @@ impl LinkError {
         match self {
             Self::NoEndpoint(_) => Cause::NoEndpoint,
             Self::Overload | Self::Later(_) => Cause::Overload,
+            Self::Untranslated => Cause::ClientProtocol,
             Self::Failed(cause) => cause,
         }
     }

@@ -91,6 +91,18 @@ impl Protocol {
     }
 }
 
+/// What endpoints speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UpstreamProtocol {
+    /// What their client speaks; HTTP/2 if the service is of HTTP/2.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
 /// One service.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Service {
@@ -128,6 +140,8 @@ pub struct Service {
 /// The upstream side.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Upstream {
+    /// What endpoints speak, if it is HTTP.
+    pub protocol: UpstreamProtocol,
     /// From the first SYN to an established connection.
     pub connect_timeout: Duration,
     /// Idle pooled connections per worker and endpoint.
@@ -366,6 +380,7 @@ impl Service {
             sni: Vec::new(),
             accept_proxy: Vec::new(),
             upstream: Upstream {
+                protocol: UpstreamProtocol::Auto,
                 connect_timeout: Duration::from_secs(1),
                 max_idle: 1024,
                 idle_timeout: Duration::from_secs(60),

@@ -3,7 +3,7 @@
 use super::read::{Found, Problem, Problems, Section, duration, fraction, size, suggest};
 use super::tls::{client_tls, is_host, server_tls};
 use super::tracing::tracing;
-use super::{AccessLog, Affinity, Config, Forwarding, Network, Protocol, Service};
+use super::{AccessLog, Affinity, Config, Forwarding, Network, Protocol, Service, UpstreamProtocol};
 use evenkeel_core::address::Address;
 use evenkeel_core::balancer::{Pace, Policy};
 use evenkeel_upstream::check::{self, Kind};
@@ -260,7 +260,11 @@ fn edge(section: &Section<'_>, service: &Service) {
     if tcp && service.tls.as_ref().is_some_and(|tls| tls.client_header.is_some()) {
         problem("tls", "client_header: tcp has no fields: use protocol http or auto");
     }
-    if service.protocol == Protocol::Http2 && service.upstream.send_proxy.is_some() {
+    if tcp && service.upstream.protocol != UpstreamProtocol::Auto {
+        problem("upstream", "protocol: tcp is passed on unread: use protocol http or auto for what is HTTP");
+    }
+    let http2 = service.protocol == Protocol::Http2 || service.upstream.protocol == UpstreamProtocol::Http2;
+    if http2 && service.upstream.send_proxy.is_some() {
         problem(
             "upstream",
             "send_proxy: HTTP/2 connections are shared by clients, so none can name one: use http.x_forwarded",
@@ -347,7 +351,12 @@ fn upstream(section: &mut Section<'_>, service: &mut Service) {
             _ => None,
         });
         u.tls = client_tls(upstream);
-        upstream.later("protocol");
+        upstream.set("protocol", &mut u.protocol, "auto, http1 or http2", |text| match text {
+            "auto" => Some(UpstreamProtocol::Auto),
+            "http1" => Some(UpstreamProtocol::Http1),
+            "http2" => Some(UpstreamProtocol::Http2),
+            _ => None,
+        });
     });
 }
 
@@ -575,7 +584,7 @@ mod tests {
     #[test]
     fn everything_can_be_said() {
         let service = with(
-            "  protocol: http\n  upstream: {connect_timeout: 2s, max_idle: 5, idle_timeout: 1m, max_connections: 7}\n\
+            "  protocol: http\n  upstream: {protocol: http2, connect_timeout: 2s, max_idle: 5, idle_timeout: 1m, max_connections: 7}\n\
              \x20 balance: {policy: maglev, slow_start: off, panic: 30%, affinity: {cookie: sid}}\n\
              \x20 health:\n    check: {http: {path: /ok, host: h, status: 200-204}, every: 1s, timeout: 500ms, unhealthy: 2, healthy: 1}\n\
              \x20   outlier: {consecutive: off, deviation: 6, ejection: 5s, max_ejection: 1m, max_ejected: 0.5}\n\
@@ -585,7 +594,7 @@ mod tests {
              \x20 http: {via: false, x_forwarded: remove, forwarded: replace, reason: false}\n",
         )
         .unwrap();
-        assert_eq!(service.protocol, Protocol::Http);
+        assert_eq!((service.protocol, service.upstream.protocol), (Protocol::Http, UpstreamProtocol::Http2));
         assert_eq!(service.balance.core.turn_policy, Policy::Maglev);
         assert_eq!(service.balance.affinity, Affinity::Cookie("sid".into()));
         assert_eq!(service.balance.core.slow_start, Duration::ZERO);
@@ -681,6 +690,18 @@ mod tests {
             (
                 "  upstream: {send_proxy: v3}\n",
                 "e.yaml:5:26: services[0].upstream.send_proxy: expected v1, v2 or off, found \"v3\"",
+            ),
+            (
+                "  upstream: {protocol: h2}\n",
+                "e.yaml:5:24: services[0].upstream.protocol: expected auto, http1 or http2, found \"h2\"",
+            ),
+            (
+                "  protocol: tcp\n  upstream: {protocol: http1}\n",
+                "e.yaml:6:13: services[0].upstream: protocol: tcp is passed on unread: use protocol http or auto for what is HTTP",
+            ),
+            (
+                "  upstream: {protocol: http2, send_proxy: v2}\n",
+                "e.yaml:5:13: services[0].upstream: send_proxy: HTTP/2 connections are shared by clients, so none can name one: use http.x_forwarded",
             ),
             (
                 "  accept_proxy: 10.0.0.0/8\n  sni: a.example\n- name: b\n  listen: 127.0.0.1:80\n  target: 10.0.0.1:80\n  sni: b.example\n",

@@ -117,7 +117,7 @@ pub(super) const KEYS: &[Key] = &[
         "services[].protocol",
         "`auto`, `http`, `http1`, `http2`, `grpc`, `websocket`, `tcp`",
         "auto",
-        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP for opaque. `http` is HTTP/1.1, or HTTP/2 by prior knowledge; `http1` and `http2` are one of the two. `grpc` is `http2`, `websocket` is `http`: upgrades are followed in either. Endpoints are spoken to as their client speaks. Over TLS `http2` is agreed on by ALPN; `http` and `auto` agree on it with clients that do not offer HTTP/1.1.",
+        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP for opaque. `http` is HTTP/1.1, or HTTP/2 by prior knowledge; `http1` and `http2` are one of the two. `grpc` is `http2`, `websocket` is `http`: upgrades are followed in either. What endpoints speak is said by `upstream.protocol`. Over TLS `http2` is agreed on by ALPN; `http` and `auto` agree on it with clients that do not offer HTTP/1.1.",
     ),
     key(
         "services[].tls.cert",
@@ -162,6 +162,12 @@ pub(super) const KEYS: &[Key] = &[
         "network or list",
         "",
         "Clients from these networks (`10.0.0.0/8`) are proxies that begin with a PROXY header, version 1 or 2. From anywhere else such a header is not taken for one.",
+    ),
+    key(
+        "services[].upstream.protocol",
+        "`auto`, `http1`, `http2`",
+        "auto",
+        "What endpoints speak, if it is HTTP. `auto`: what their client speaks, and HTTP/2 for `protocol: http2` and `grpc`. `http1` and `http2`: that, whatever clients speak; `http2` is spoken by prior knowledge, or agreed on by ALPN with `upstream.tls`.",
     ),
     key(
         "services[].upstream.tls",

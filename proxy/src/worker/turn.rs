@@ -19,6 +19,7 @@ use super::splice::Toward;
 use super::{Served, Timer, Worker};
 use crate::observe::turn::TurnRecord;
 use crate::registry::EndpointTally;
+use crate::service::Version;
 use evenkeel_core::admission::Admission;
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Endpoint;
@@ -41,6 +42,10 @@ impl Worker {
         client.turn = Some(Box::new(Turn::new(want, self.now)));
         if want.idempotent {
             client.buffers.to_link.keep = true;
+        }
+        // What is not HTTP wants a link that nobody had.
+        if !want.fresh && served.shared.speaks(Version::Http1) == Version::Http2 {
+            return self.refuse(key, LinkError::Untranslated);
         }
         if want.upgrade && !self.let_in(key) {
             return;

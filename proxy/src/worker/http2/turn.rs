@@ -4,6 +4,7 @@
 //! looked at: refused, or behind the last one of a GOAWAY (RFC 9113, section 8.7).
 
 use super::{Http2, Line, Place, Shared, Tenant};
+use crate::service::Version;
 use crate::worker::Worker;
 use crate::worker::dial::Failed;
 use crate::worker::link::LinkState;
@@ -35,6 +36,9 @@ impl Worker {
             let Some(stream) = http2.get(at) else { return };
             let service = client.service;
             let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
+            if served.shared.speaks(Version::Http2) == Version::Http1 {
+                return self.fail_stream(key, http2, at, LinkError::Untranslated);
+            }
             let ask = Ask { scope: stream.turn.want.scope, key: stream.turn.want.key, avoid: stream.turn.tried() };
             let pinned = client.pin().and_then(|id| served.picker.repick(id, ask.scope, self.now));
             let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
