@@ -47,6 +47,8 @@ pub(super) enum Encode {
     Plain,
     /// In chunks of ours.
     Chunked,
+    /// As it is, one piece at a time; whoever takes them reads the trailers too.
+    Pieces,
 }
 
 impl Body {
@@ -160,6 +162,9 @@ impl Body {
                     at += take;
                     *content += take as u64;
                     *chunk = if take as u64 == left { Chunk::DataCr } else { Chunk::Data { left: left - take as u64 } };
+                    if encode == Encode::Pieces {
+                        break;
+                    }
                 }
                 Chunk::DataCr => {
                     at += 1;
@@ -175,6 +180,7 @@ impl Body {
                     }
                     *chunk = Chunk::Size { size: 0, digits: 0 };
                 }
+                Chunk::Trailers(_) if encode == Encode::Pieces => break,
                 Chunk::Trailers(ref mut scan) => {
                     let Some(end) = find_end(&input[at..], scan, trailer_limit)? else { break };
                     if encode == Encode::Chunked {
@@ -196,10 +202,17 @@ fn put_data<'i>(data: &'i [u8], encode: Encode, out: &mut Out<'_, 'i>) {
     if data.is_empty() {
         return;
     }
-    if encode == Encode::Plain {
-        return out.payload(data);
+    match encode {
+        Encode::Plain | Encode::Pieces => out.payload(data),
+        Encode::Chunked => put_chunk(data, out.spill()),
     }
-    let buf = out.spill();
+}
+
+/// A chunk; none for nothing, which would be the last one.
+pub(super) fn put_chunk(data: &[u8], buf: &mut Vec<u8>) {
+    if data.is_empty() {
+        return;
+    }
     buf.reserve(data.len() + 20);
     put_hex(buf, data.len() as u64);
     buf.extend_from_slice(b"\r\n");
@@ -231,7 +244,7 @@ fn check_trailers(section: &[u8]) -> Result<(), Flaw> {
 
 /// Calls `each` for every trailer that may be one: not those that frame, route or authenticate a
 /// message (RFC 9110, section 6.5.1), which must be known before its body.
-fn for_each_trailer(section: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Flaw> {
+pub(super) fn for_each_trailer(section: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Flaw> {
     if section == b"\r\n" {
         return Ok(());
     }
@@ -243,15 +256,19 @@ fn for_each_trailer(section: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Resul
         Ok(_) | Err(Stop::Incomplete) => return Err(Flaw::Field),
     }
     for field in room.fields() {
-        let forbidden = field.kind != Name::Other
-            || ["authorization", "set-cookie", "content-encoding", "content-type", "content-range", "cache-control"]
-                .iter()
-                .any(|name| field.name.eq_ignore_ascii_case(name.as_bytes()));
-        if !forbidden {
+        if is_trailer(field.name, field.kind) {
             each(field.name, field.value);
         }
     }
     Ok(())
+}
+
+/// May a field of this name stand behind a body?
+pub(super) fn is_trailer(name: &[u8], kind: Name) -> bool {
+    kind == Name::Other
+        && ["authorization", "set-cookie", "content-encoding", "content-type", "content-range", "cache-control"]
+            .iter()
+            .all(|forbidden| !name.eq_ignore_ascii_case(forbidden.as_bytes()))
 }
 
 /// A number in hexadecimal digits.

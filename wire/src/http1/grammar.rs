@@ -236,6 +236,11 @@ static TOKEN: Class = class(&[
 /// What a target is made of (RFC 3986, and what lenient clients send); `#` never travels.
 static TARGET: Class = class(&[(0x21, 0x22), (0x24, 0x7E)]);
 
+/// Has a target no other bytes than a request line may have there?
+pub(super) fn is_target(target: &[u8]) -> bool {
+    run(target, 0, &TARGET) == target.len()
+}
+
 /// Where a run of bytes of this class ends that begins at `from`.
 #[inline]
 fn run(input: &[u8], from: usize, class: &Class) -> usize {

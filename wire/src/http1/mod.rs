@@ -9,6 +9,7 @@
 //! arrives during a turn stays unread until the turn is over.
 
 mod body;
+pub mod exchange;
 mod grammar;
 pub mod head;
 mod request;

@@ -5,6 +5,7 @@ use super::grammar::{self, Field, Room, StatusLine, Stop};
 use super::head::{Connection, Flaw, Framing, FramingFields, Lines, MAX_FIELDS, Name, put_field};
 use super::request::{Request, put_decimal, put_length};
 use crate::answer::Own;
+use crate::http2::hpack::{Fields, Form};
 use crate::session::Settings;
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -33,7 +34,8 @@ pub(super) struct Parsed<'h, 'b> {
     connection: Connection<'b>,
     framing: FramingFields,
     upgrade: Option<&'b [u8]>,
-    pins: bool,
+    /// The endpoint authenticates the connection, not the request.
+    pub(super) pins: bool,
 }
 
 /// Reads a head and calls `then` with it (its fields live on the stack); returns how long it was, too.
@@ -83,27 +85,63 @@ impl Parsed<'_, '_> {
         (self.connection.upgrade && !protocol.is_empty() && has_token(offer, protocol)).then_some(protocol)
     }
 
+    /// How long the body is (RFC 9112, section 6.3). `head`: it answers `HEAD`.
+    pub(super) fn framing(&self, head: bool) -> Framing {
+        let bodiless = head || self.status < 200 || matches!(self.status, 204 | 304);
+        if bodiless { Framing::None } else { self.framing.response() }
+    }
+
+    /// The endpoint will not take another request on this connection.
+    pub(super) fn ends_link(&self, framing: Framing) -> bool {
+        // It must not announce any (RFC 9110, section 8.6; RFC 9112, section 6.1), so it may well send it.
+        let announces = self.status == 204 && !matches!(self.framing.request(), Framing::None);
+        self.connection.close
+            || announces
+            || (self.minor == 0 && !self.connection.keep_alive)
+            || framing == Framing::Close
+    }
+
+    /// Appends the head as HTTP/2 has it; `framing`: of a final response.
+    pub(super) fn collect(&self, framing: Option<Framing>, fields: &mut Fields, settings: &Settings) {
+        let mut digits = Vec::with_capacity(20);
+        put_decimal(&mut digits, u64::from(self.status));
+        fields.push(b":status", &digits, Form::Indexed);
+        for field in self.fields {
+            if !is_about_connection(field.kind) && !self.connection.names(field) {
+                fields.push(field.name, field.value, form(field.name));
+            }
+        }
+        let length = match framing {
+            Some(Framing::Length(n)) => Some(n),
+            // What the length of a body would be: HEAD and 304 (RFC 9110, section 8.6).
+            Some(Framing::None) if self.status != 204 => self.framing.length(),
+            _ => None,
+        };
+        if let Some(n) = length {
+            digits.clear();
+            put_decimal(&mut digits, n);
+            fields.push(b"content-length", &digits, Form::Plain);
+        }
+        if let Some(name) = &settings.via {
+            fields.push(b"via", alloc::format!("1.{} {name}", self.minor).as_bytes(), Form::Indexed);
+        }
+    }
+
     /// How the response goes on, given the request that it answers. `ends`: the client's connection
     /// ends with it for reasons of ours.
     pub(super) fn decide(&self, request: &Request, ends: bool) -> Response {
-        let bodiless = request.head || self.status < 200 || matches!(self.status, 204 | 304);
-        let framing = if bodiless { Framing::None } else { self.framing.response() };
+        let framing = self.framing(request.head);
         // HTTP/1.1 clients get a body of unknown length in chunks, so that their connection goes on.
         let encode = match framing {
             Framing::Chunked | Framing::Close if request.minor == 1 => Encode::Chunked,
             _ => Encode::Plain,
         };
-        // It must not announce any (RFC 9110, section 8.6; RFC 9112, section 6.1), so it may well send it.
-        let announces = self.status == 204 && !matches!(self.framing.request(), Framing::None);
         let unknown_length = matches!(framing, Framing::Chunked | Framing::Close) && encode == Encode::Plain;
         Response {
             status: self.status,
             framing,
             encode,
-            link_close: self.connection.close
-                || announces
-                || (self.minor == 0 && !self.connection.keep_alive)
-                || framing == Framing::Close,
+            link_close: self.ends_link(framing),
             client_close: request.close || ends || unknown_length,
             pins: self.pins,
         }
@@ -119,16 +157,7 @@ impl Parsed<'_, '_> {
         out.extend_from_slice(b"\r\n");
         let mut lines = Lines::of(self.head);
         for field in self.fields {
-            let drop = matches!(
-                field.kind,
-                Name::Connection
-                    | Name::HopByHop
-                    | Name::Te
-                    | Name::Upgrade
-                    | Name::ContentLength
-                    | Name::TransferEncoding
-            );
-            if !drop && !self.connection.names(field) {
+            if !is_about_connection(field.kind) && !self.connection.names(field) {
                 lines.put(out, field);
             }
         }
@@ -163,6 +192,21 @@ impl Parsed<'_, '_> {
         }
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Is the field about the connection with the endpoint, or about framing, which is ours?
+fn is_about_connection(kind: Name) -> bool {
+    matches!(
+        kind,
+        Name::Connection | Name::HopByHop | Name::Te | Name::Upgrade | Name::ContentLength | Name::TransferEncoding
+    )
+}
+
+/// HTTP/1.1 does not say which fields will come again. These hardly do, and would drive others from the table.
+fn form(name: &[u8]) -> Form {
+    let once = ["age", "content-range", "etag", "expires", "last-modified", "location", "set-cookie"];
+    let plain = once.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+    if plain { Form::Plain } else { Form::Indexed }
 }
 
 /// The phrase of a status that we send ourselves.

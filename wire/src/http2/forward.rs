@@ -152,13 +152,33 @@ fn log(fields: &Fields, trace: Option<Trace>) -> Box<TurnLog> {
     })
 }
 
-fn authority(fields: &Fields) -> &[u8] {
+/// The host that a request is for, with its port if that is said.
+pub(crate) fn authority(fields: &Fields) -> &[u8] {
     fields.get(Name::AUTHORITY).or_else(|| fields.get(Name::HOST)).unwrap_or_default()
+}
+
+/// Where the fields of a message are written.
+pub trait Put {
+    /// Passes on a field of another connection.
+    fn forward(&mut self, field: &Field<'_>);
+    /// Writes a field of our own. The name is to be in lower case.
+    fn put(&mut self, name: &str, value: &[u8], form: Form);
+}
+
+impl Put for FieldWriter<'_> {
+    #[inline]
+    fn forward(&mut self, field: &Field<'_>) {
+        FieldWriter::forward(self, field);
+    }
+
+    fn put(&mut self, name: &str, value: &[u8], form: Form) {
+        FieldWriter::put(self, name, value, form);
+    }
 }
 
 /// Writes a request for its endpoint: what came, but what concerns only the client's connection, and with what says
 /// who asked.
-pub fn put_request(fields: &Fields, traced: Option<&Traced>, writer: &mut FieldWriter<'_>, context: &Context<'_>) {
+pub fn put_request(fields: &Fields, traced: Option<&Traced>, writer: &mut impl Put, context: &Context<'_>) {
     let settings = context.settings;
     let (x, standard) = (settings.x_forwarded, settings.forwarded);
     let mut proto = false;
@@ -226,10 +246,10 @@ fn before(fields: &Fields, name: Name) -> String {
     values.fold(String::new(), |list, field| list + &String::from_utf8_lossy(field.value()) + ", ")
 }
 
-/// Writes a response for its client.
-pub fn put_response(fields: &Fields, writer: &mut FieldWriter<'_>, settings: &Settings) {
+/// Writes a response for its client. `noted`: it says already which way it took.
+pub fn put_response(fields: &Fields, noted: bool, writer: &mut FieldWriter<'_>, settings: &Settings) {
     fields.iter().for_each(|field| writer.forward(&field));
-    if let Some(name) = &settings.via {
+    if let Some(name) = settings.via.as_ref().filter(|_| !noted) {
         writer.put("via", format!("2 {name}").as_bytes(), Form::Indexed);
     }
 }

@@ -203,6 +203,28 @@ impl Fields {
         self.bytes.capacity() + self.items.capacity() * size_of::<Item>()
     }
 
+    /// Appends a field that came over HTTP/1.1, whatever the case of its name.
+    pub fn push(&mut self, name: &[u8], value: &[u8], form: Form) {
+        const ALL: Limit = Limit { bytes: usize::MAX, fields: usize::MAX };
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(name);
+        self.bytes[start..].make_ascii_lowercase();
+        let known = Name::of(&self.bytes[start..]);
+        if form != Form::Never
+            && let Some(index) = names::find(known, value)
+        {
+            self.bytes.truncate(start);
+            return self.push_static(index, &ALL);
+        }
+        self.bytes.extend_from_slice(value);
+        let name = &self.bytes[start..start + name.len()];
+        let flawed = !is_name(name) || !is_value(value);
+        let name_hash = if form == Form::Indexed { hash_name(name) } else { 0 };
+        let known = Known { name: known, flawed, name_hash, hash: hash_pair(name_hash, value) };
+        let (name_len, value_len) = (name.len(), value.len());
+        self.push_new(New { start, name_len, value_len, coded_len: 0, coded_name_len: 0, form, known }, &ALL);
+    }
+
     /// A field counts towards the limits whether it is kept or not. False: it is not to be kept.
     #[inline]
     fn admit(&mut self, name_len: usize, value_len: usize, limit: &Limit) -> bool {
