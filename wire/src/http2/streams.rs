@@ -63,6 +63,8 @@ pub(super) struct Stream {
     pub(super) since: Instant,
     previous: u32,
     next: u32,
+    /// The next slot at the same place of the index.
+    beside: u32,
 }
 
 /// End of a list, and no slot.
@@ -78,8 +80,9 @@ struct Line {
 #[derive(Debug)]
 pub(super) struct Streams {
     slots: Vec<Stream>,
-    /// Slots by identifier: open addressing, twice as many places as slots. Identifiers are consecutive, so
-    /// they are their own hash.
+    /// Slots by identifier: at each place the first of a chain. Identifiers are consecutive, so they are their own
+    /// hash, and chains longer than one are rare. (Not open addressing: what is open is mostly consecutive, too, so it
+    /// would be one long run, all of which is looked at when one goes.)
     index: Vec<u32>,
     free: u32,
     open: u32,
@@ -122,6 +125,7 @@ impl Streams {
             since: Instant::ZERO,
             previous: NONE,
             next: NONE,
+            beside: NONE,
         };
         self.open += 1;
         let slot = if self.free == NONE {
@@ -133,7 +137,7 @@ impl Streams {
             self.slots[slot as usize] = stream;
             slot
         };
-        if self.slots.len() * 2 > self.index.len() {
+        if self.slots.len() > self.index.len() {
             self.grow();
         } else {
             self.enter(id, slot);
@@ -143,16 +147,13 @@ impl Streams {
 
     #[inline]
     pub(super) fn find(&self, id: u32) -> Option<StreamKey> {
-        let mut place = self.place(id)?;
+        let mut slot = *self.index.get(self.place(id))?;
         loop {
-            let slot = self.index[place];
-            if slot == NONE {
-                return None;
-            }
-            if self.slots[slot as usize].id == id {
+            let stream = self.slots.get(slot as usize)?;
+            if stream.id == id {
                 return Some(StreamKey { slot, id });
             }
-            place = (place + 1) & (self.index.len() - 1);
+            slot = stream.beside;
         }
     }
 
@@ -178,7 +179,7 @@ impl Streams {
         if self.get(key).is_none() {
             return;
         }
-        self.forget(key);
+        self.leave(key);
         let stream = &mut self.slots[key.slot()];
         (stream.id, stream.next) = (0, self.free);
         self.free = key.slot;
@@ -226,17 +227,13 @@ impl Streams {
         first.filter_map(|key| Some((key, self.get(key)?.since))).min_by_key(|&(_, since)| since)
     }
 
-    fn place(&self, id: u32) -> Option<usize> {
-        let mask = self.index.len().checked_sub(1)?;
-        Some((id >> 1) as usize & mask)
+    fn place(&self, id: u32) -> usize {
+        (id >> 1) as usize & self.index.len().wrapping_sub(1)
     }
 
     fn enter(&mut self, id: u32, slot: u32) {
-        let Some(mut place) = self.place(id) else { return };
-        while self.index[place] != NONE {
-            place = (place + 1) & (self.index.len() - 1);
-        }
-        self.index[place] = slot;
+        let place = self.place(id);
+        self.slots[slot as usize].beside = core::mem::replace(&mut self.index[place], slot);
     }
 
     #[cold]
@@ -252,28 +249,22 @@ impl Streams {
         }
     }
 
-    /// Takes a stream out of the index, and moves up those that it had pushed aside.
-    fn forget(&mut self, key: StreamKey) {
-        let mask = self.index.len() - 1;
-        let Some(mut hole) = self.place(key.id) else { return };
-        while self.index[hole] != key.slot {
-            hole = (hole + 1) & mask;
+    /// Takes a stream, which is there, out of the index.
+    fn leave(&mut self, key: StreamKey) {
+        let place = self.place(key.id);
+        let beside = self.slots[key.slot()].beside;
+        let mut at = self.index[place];
+        if at == key.slot {
+            self.index[place] = beside;
+            return;
         }
-        let mut place = hole;
-        loop {
-            place = (place + 1) & mask;
-            let slot = self.index[place];
-            if slot == NONE {
-                break;
-            }
-            let home = (self.slots[slot as usize].id >> 1) as usize & mask;
-            // Would it still be found, were it in the hole?
-            if place.wrapping_sub(home) & mask >= place.wrapping_sub(hole) & mask {
-                self.index[hole] = slot;
-                hole = place;
+        while let Some(stream) = self.slots.get_mut(at as usize) {
+            at = stream.beside;
+            if at == key.slot {
+                stream.beside = beside;
+                return;
             }
         }
-        self.index[hole] = NONE;
     }
 }
 
