@@ -4,10 +4,14 @@ use std::ops::{Deref, DerefMut};
 
 /// Capacity of a fresh buffer: a request head with room to spare.
 const FRESH_BYTES: usize = 1024;
-/// A buffer that grew larger is given back to the allocator instead of being kept.
+/// A buffer that grew larger is given back to the allocator, or kept as a wide one.
 const KEEP_BYTES: usize = 8 * 1024;
-/// Spare buffers kept by a worker.
-const SPARE: usize = 256;
+/// Spare buffers kept by a worker: as many as requests are on their way that could have to be sent again.
+const SPARE: usize = 1024;
+/// The same of a wide one, which a connection has that many turns share.
+const WIDE_BYTES: usize = 128 * 1024;
+/// Spare wide buffers: as many connections have much to say in one turn of the loop.
+const SPARE_WIDE: usize = 8;
 /// Spare sets of them, without the bytes: as many as sessions are busy at once.
 const SPARE_SETS: usize = 1024;
 
@@ -15,6 +19,7 @@ const SPARE_SETS: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     bytes: Vec<Vec<u8>>,
+    wide: Vec<Vec<u8>>,
     #[expect(clippy::vec_box, reason = "they change hands as boxes")]
     buffers: Vec<Box<Buffers>>,
 }
@@ -26,12 +31,22 @@ impl Pool {
         self.bytes.pop().unwrap_or_else(|| Vec::with_capacity(FRESH_BYTES))
     }
 
+    /// An empty buffer for much.
+    pub(crate) fn take_wide(&mut self) -> Vec<u8> {
+        self.wide.pop().unwrap_or_else(|| self.take())
+    }
+
     /// Takes a buffer back.
     #[inline]
     pub(crate) fn give(&mut self, mut buffer: Vec<u8>) {
-        if (1..=KEEP_BYTES).contains(&buffer.capacity()) && self.bytes.len() < SPARE {
+        let (spare, most) = match buffer.capacity() {
+            0 => return,
+            1..=KEEP_BYTES => (&mut self.bytes, SPARE),
+            _ => (&mut self.wide, SPARE_WIDE),
+        };
+        if buffer.capacity() <= WIDE_BYTES && spare.len() < most {
             buffer.clear();
-            self.bytes.push(buffer);
+            spare.push(buffer);
         }
     }
 }
@@ -137,6 +152,15 @@ impl SendBuf {
     pub(crate) fn lend(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
             self.bytes = pool.take();
+        }
+        &mut self.bytes
+    }
+
+    /// The same for a connection that many turns share.
+    #[inline]
+    pub(crate) fn lend_wide(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = pool.take_wide();
         }
         &mut self.bytes
     }

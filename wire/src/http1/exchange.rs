@@ -12,7 +12,7 @@ use super::head::{Flaw, Name, Scan, find_end, put_field, valid_host};
 use super::request::put_length;
 use super::response;
 use crate::http2::connection::Part;
-use crate::http2::forward::{Put, Traced, authority, put_request};
+use crate::http2::forward::{Added, Put, Traced, authority, put_request};
 use crate::http2::hpack::{Field, Fields, Form, Name as Known};
 use crate::out::Out;
 use crate::session::{Context, Settings};
@@ -95,7 +95,13 @@ pub fn check(fields: &Fields, end: bool) -> Result<(), Flaw> {
 
 impl Exchange {
     /// Begins with a request that went through [`check`]: writes its head. `end`: it has no body.
-    pub fn new(fields: &Fields, end: bool, traced: Option<&Traced>, out: &mut Vec<u8>, context: &Context<'_>) -> Self {
+    pub fn new(
+        fields: &Fields,
+        end: bool,
+        (added, traced): (&Added, Option<&Traced>),
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) -> Self {
         let method = fields.get(Known::METHOD).unwrap_or_default();
         let upload = match fields.get(Known::CONTENT_LENGTH) {
             _ if end => Upload::Done,
@@ -109,7 +115,7 @@ impl Exchange {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         put_field(out, b"Host", authority(fields));
         let mut writer = Writer { out, body: !end, cookie: false, trailers: false };
-        put_request(fields, traced, &mut writer, context);
+        put_request(fields, added, traced, &mut writer, context);
         let Writer { cookie, trailers, .. } = writer;
         if cookie {
             put_cookies(fields, out);
@@ -351,7 +357,7 @@ mod tests {
         let mut out = Vec::new();
         let context = Context::new(&settings, &peer, Instant::ZERO);
         assert_eq!(check(fields, body.is_none()), Ok(()));
-        let mut exchange = Exchange::new(fields, body.is_none(), None, &mut out, &context);
+        let mut exchange = Exchange::new(fields, body.is_none(), (&Added::of(&context), None), &mut out, &context);
         if let Some(pieces) = body {
             pieces.iter().for_each(|piece| exchange.data(piece.as_bytes(), &mut out));
             exchange.finish(trailers, &mut out);
@@ -506,7 +512,8 @@ mod tests {
         let (settings, here) = (Settings::default(), "192.0.2.1:1".parse().unwrap());
         let peer = Peer::plain(here, Arc::new(here));
         let context = Context::new(&settings, &peer, Instant::ZERO);
-        let mut exchange = Exchange::new(&with(&[(":method", "POST")]), false, None, &mut out, &context);
+        let mut exchange =
+            Exchange::new(&with(&[(":method", "POST")]), false, (&Added::of(&context), None), &mut out, &context);
         answered(&mut exchange, b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n", 100).unwrap();
         assert!(exchange.is_done() && !exchange.leaves_clean());
         exchange.finish(None, &mut out);

@@ -278,6 +278,11 @@ impl Connection {
         self.phase == Phase::Open
     }
 
+    /// The stream is not over: at least one side may send something on it.
+    pub fn is_open(&self, stream: StreamKey) -> bool {
+        self.streams.get(stream).is_some()
+    }
+
     /// Streams that are open.
     pub fn open_streams(&self) -> u32 {
         self.streams.len()

@@ -176,16 +176,55 @@ impl Put for FieldWriter<'_> {
     }
 }
 
+/// What every request of a client gets of `X-Forwarded-For` and `X-Forwarded-Proto`, ready to be passed on.
+#[derive(Debug)]
+pub struct Added {
+    mode: Forwarding,
+    fields: Fields,
+}
+
+impl Added {
+    /// For the client of this context.
+    pub fn of(context: &Context<'_>) -> Self {
+        let mut added = Self { mode: context.settings.x_forwarded, fields: Fields::default() };
+        if matches!(added.mode, Forwarding::Append | Forwarding::Replace) {
+            let ip = format!("{}", context.peer.client.ip());
+            // Another value for each client: it would drive others from the table of a link that clients share.
+            added.fields.push_own("x-forwarded-for", ip.as_bytes(), Form::Plain);
+            added.fields.push_own("x-forwarded-proto", scheme(context).as_bytes(), Form::Indexed);
+        }
+        added
+    }
+
+    /// It is what is wanted by a service that may have changed since.
+    pub fn suits(&self, settings: &Settings) -> bool {
+        self.mode == settings.x_forwarded
+    }
+}
+
+fn scheme(context: &Context<'_>) -> &'static str {
+    if context.peer.tls.is_some() { "https" } else { "http" }
+}
+
 /// Writes a request for its endpoint: what came, but what concerns only the client's connection, and with what says
 /// who asked.
-pub fn put_request(fields: &Fields, traced: Option<&Traced>, writer: &mut impl Put, context: &Context<'_>) {
+pub fn put_request(
+    fields: &Fields,
+    added: &Added,
+    traced: Option<&Traced>,
+    writer: &mut impl Put,
+    context: &Context<'_>,
+) {
     let settings = context.settings;
-    let (x, standard) = (settings.x_forwarded, settings.forwarded);
-    let mut proto = false;
+    let (x, standard) = (added.mode, settings.forwarded);
+    let (mut listed, mut proto) = (false, false);
     for field in fields.iter() {
         let pass = match field.known() {
             Name::VIA => settings.via.is_none(),
-            Name::X_FORWARDED_FOR => x == Forwarding::Keep,
+            Name::X_FORWARDED_FOR => {
+                listed |= x == Forwarding::Append;
+                x == Forwarding::Keep
+            }
             Name::X_FORWARDED_PROTO => {
                 proto = true;
                 matches!(x, Forwarding::Keep | Forwarding::Append)
@@ -211,15 +250,13 @@ pub fn put_request(fields: &Fields, traced: Option<&Traced>, writer: &mut impl P
     if let Some(name) = &settings.via {
         writer.put("via", format!("{}2 {name}", before(fields, Name::VIA)).as_bytes(), Form::Indexed);
     }
-    let scheme = if tls.is_some() { "https" } else { "http" };
     let ip = context.peer.client.ip();
-    // Another value for each client: it would drive others from the table of a link that clients share.
-    if matches!(x, Forwarding::Append | Forwarding::Replace) {
-        let append = x == Forwarding::Append;
-        let before = if append { before(fields, Name::X_FORWARDED_FOR) } else { String::new() };
-        writer.put("x-forwarded-for", format!("{before}{ip}").as_bytes(), Form::Plain);
-        if !append || !proto {
-            writer.put("x-forwarded-proto", scheme.as_bytes(), Form::Indexed);
+    for field in added.fields.iter() {
+        if listed && field.known() == Name::X_FORWARDED_FOR {
+            let value = format!("{}{ip}", before(fields, Name::X_FORWARDED_FOR));
+            writer.put("x-forwarded-for", value.as_bytes(), Form::Plain);
+        } else if !(proto && x == Forwarding::Append && field.known() == Name::X_FORWARDED_PROTO) {
+            writer.forward(&field);
         }
     }
     if matches!(standard, Forwarding::Append | Forwarding::Replace) {
@@ -229,7 +266,7 @@ pub fn put_request(fields: &Fields, traced: Option<&Traced>, writer: &mut impl P
             IpAddr::V4(ip) => write!(value, "for={ip}"),
             IpAddr::V6(ip) => write!(value, "for=\"[{ip}]\""),
         };
-        let host = String::from_utf8_lossy(authority(fields));
+        let (scheme, host) = (scheme(context), String::from_utf8_lossy(authority(fields)));
         let _infallible = write!(value, ";proto={scheme};host=\"{host}\"");
         writer.put("forwarded", value.as_bytes(), Form::Plain);
     }

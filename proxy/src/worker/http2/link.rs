@@ -1,6 +1,6 @@
 //! Shared links: from an endpoint's bytes to sessions.
 
-use super::{Http2, Line, Place, Shared, Tenant};
+use super::{Http2, Line, Place, Shared, Tenant, find};
 use crate::worker::drive::{BUDGET, HORIZON};
 use crate::worker::link::{Link, LinkState};
 use crate::worker::slab::Key;
@@ -87,6 +87,7 @@ impl Worker {
             shared.cause = Cause::Bug;
         }
         let waits = !shared.line.out.unsent().is_empty();
+        shared.line.settle(&mut self.pool);
         let finished = shared.line.connection.is_finished() && !waits;
         self.shared.put(shared);
         if !matches!(driven, Ok(true)) || finished {
@@ -184,7 +185,7 @@ impl Worker {
     fn read_answers(&mut self, key: Key, shared: &mut Shared, input: &mut &[u8]) -> bool {
         loop {
             let Shared { line, tenants, .. } = shared;
-            let event = line.connection.recv(input, &mut Out::new(line.out.lend(&mut self.pool)), self.now);
+            let event = line.connection.recv(input, &mut Out::new(line.out.lend_wide(&mut self.pool)), self.now);
             let Some(event) = event else { return true };
             let tenant = |own: StreamKey| tenants.get(own.slot()).copied().flatten().filter(|t| t.own == own);
             match event {
@@ -192,14 +193,17 @@ impl Worker {
                     if let Some(tenant) = tenant(stream) {
                         self.answer_came(key, tenant, &Answer { part, status, fields, end });
                     }
-                }
-                Event::Data { stream, data, end } => match tenant(stream) {
-                    Some(tenant) => {
-                        let sent = self.data_came(key, tenant, data, end);
-                        line.release(stream, sent, &mut self.pool);
+                    if end {
+                        self.answer_ended(key, shared, stream);
                     }
-                    None => line.release(stream, data.len(), &mut self.pool),
-                },
+                }
+                Event::Data { stream, data, end } => {
+                    let sent = tenant(stream).map_or(data.len(), |tenant| self.data_came(key, tenant, data, end));
+                    line.release(stream, sent, &mut self.pool);
+                    if end {
+                        self.answer_ended(key, shared, stream);
+                    }
+                }
                 Event::Reset { stream, code, fault } => {
                     if let Some(tenant) = tenant(stream) {
                         // With room left, it is this one that was refused, and not all that came too late.
@@ -214,6 +218,16 @@ impl Worker {
                     return false;
                 }
                 Event::Ready | Event::Pong | Event::Goaway(_) | Event::TooLarge { .. } | Event::Refused(_) => {}
+            }
+        }
+    }
+
+    /// All of an answer has come: if all of its request has gone, too, the stream is over.
+    fn answer_ended(&mut self, key: Key, shared: &mut Shared, own: StreamKey) {
+        if !shared.line.connection.is_open(own) {
+            shared.unseat(own);
+            if let Some(link) = self.links.get_mut(key) {
+                link.since = self.now;
             }
         }
     }
@@ -253,7 +267,7 @@ impl Worker {
                 entry.tally.observe_latency(now.since(stream.turn.tried_at).as_micros() as u64);
             }
         }
-        stream.down.ended |= end;
+        stream.answered(end);
         if part == Part::Trailers && !stream.down.is_clear() {
             stream.down.trailers = Some(lines.keep(fields));
             return;
@@ -262,9 +276,9 @@ impl Worker {
         stream.down.done = done;
         let settings = &served.shared.settings;
         let Line { connection, out, .. } = &mut http2.line;
-        connection.fields(at, part, end, &mut Out::new(out.lend(pool)), |writer| match part {
+        connection.fields(at, part, end, &mut Out::new(out.lend_wide(pool)), |writer| match part {
             Part::Trailers => fields.iter().for_each(|field| writer.forward(&field)),
-            Part::Informational | Part::Head => put_response(fields, writer, settings),
+            Part::Informational | Part::Head => put_response(fields, false, writer, settings),
         });
         if done {
             self.complete(session, http2, at);
@@ -291,12 +305,9 @@ impl Worker {
             let service = worker.sessions.get(session)?.service;
             let room = worker.room(service);
             let Http2 { line, streams, .. } = http2;
-            let stream = streams.get_mut(at.slot())?.as_mut()?;
-            if stream.key != at || stream.place != Place::There(key, own) {
-                return None;
-            }
+            let stream = find(streams, at).filter(|stream| stream.place == Place::There(key, own))?;
             stream.since = worker.now;
-            stream.down.ended |= end;
+            stream.answered(end);
             if let Some(log) = &mut stream.log {
                 log.sent += data.len() as u64;
             }
@@ -370,7 +381,7 @@ impl Worker {
         let now = self.now;
         loop {
             let Line { connection, out, .. } = &mut shared.line;
-            match connection.handle_timeout(&mut Out::new(out.lend(&mut self.pool)), now) {
+            match connection.handle_timeout(&mut Out::new(out.lend_wide(&mut self.pool)), now) {
                 Some(Event::Reset { stream, code, fault }) => {
                     if let Some(tenant) = shared.tenant(stream) {
                         shared.unseat(stream);
@@ -390,7 +401,7 @@ impl Worker {
         let Some(link) = self.links.get(key) else { return false };
         if self.idle_link_until(link, shared).is_some_and(|until| until <= now) {
             let Line { connection, out, .. } = &mut shared.line;
-            connection.leave(&mut Out::new(out.lend(&mut self.pool)), now);
+            connection.leave(&mut Out::new(out.lend_wide(&mut self.pool)), now);
         }
         true
     }

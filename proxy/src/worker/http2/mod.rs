@@ -27,13 +27,13 @@ use super::slab::Key;
 use evenkeel_core::end::Cause;
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::http2::connection::Connection;
-use evenkeel_wire::http2::forward::Traced;
+use evenkeel_wire::http2::forward::{Added, Traced};
 use evenkeel_wire::http2::hpack::Fields;
 use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::session::TurnLog;
 
-/// Heads and trailers that a worker keeps the memory of.
-const SPARE_FIELDS: usize = 256;
+/// Streams, and heads and trailers, that a worker keeps the memory of.
+const SPARE: usize = 1024;
 
 /// How long a session without a request keeps the memory for the next ones.
 const RELAX: Duration = Duration::from_secs(1);
@@ -62,7 +62,9 @@ pub(super) struct Http2 {
     /// Bytes of a frame that is not whole.
     input: Vec<u8>,
     /// By slot.
-    streams: Vec<Option<Box<Stream>>>,
+    streams: Vec<Seat>,
+    /// What its requests get besides; made for the first one.
+    added: Option<Box<Added>>,
     /// No stream is late before this.
     due: Option<Instant>,
     /// The last stream ended, or the session began.
@@ -73,23 +75,40 @@ pub(super) struct Http2 {
     told: Option<Cause>,
 }
 
+/// Room for a stream. The memory of one that is over is used again ([`Lines`]).
+type Seat = Option<Box<Option<Stream>>>;
+
+/// The stream with this key, if it is still there.
+#[inline]
+fn find(streams: &mut [Seat], key: StreamKey) -> Option<&mut Stream> {
+    streams.get_mut(key.slot())?.as_deref_mut()?.as_mut().filter(|stream| stream.key == key)
+}
+
 impl Http2 {
+    #[inline]
     fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
-        self.streams.get_mut(key.slot())?.as_deref_mut().filter(|stream| stream.key == key)
+        find(&mut self.streams, key)
     }
 
-    fn insert(&mut self, stream: Stream) {
+    fn insert(&mut self, stream: Stream, lines: &mut Lines) {
         let slot = stream.key.slot();
         if self.streams.len() <= slot {
             self.streams.resize_with(slot + 1, || None);
         }
-        self.streams[slot] = Some(Box::new(stream));
+        let mut seat = lines.seats.pop().unwrap_or_default();
+        *seat = Some(stream);
+        self.streams[slot] = Some(seat);
         self.relaxed = false;
     }
 
-    fn remove(&mut self, key: StreamKey) -> Option<Box<Stream>> {
+    fn remove(&mut self, key: StreamKey, lines: &mut Lines) -> Option<Stream> {
         self.get(key)?;
-        self.streams[key.slot()].take()
+        let mut seat = self.streams[key.slot()].take()?;
+        let stream = seat.take();
+        if lines.seats.len() < SPARE {
+            lines.seats.push(seat);
+        }
+        stream
     }
 
     /// It has a request under way.
@@ -103,7 +122,7 @@ impl Http2 {
     }
 
     fn keys(&self) -> Vec<StreamKey> {
-        self.streams.iter().flatten().map(|stream| stream.key).collect()
+        self.streams.iter().flatten().filter_map(|seat| (**seat).as_ref()).map(|stream| stream.key).collect()
     }
 }
 
@@ -135,6 +154,15 @@ impl Stream {
     /// All of the request that was sent is here, and nothing of an answer.
     fn may_run_again(&self) -> bool {
         !self.turn.heard && self.up.waiting.keep && self.request.is_some()
+    }
+
+    /// Some of the answer came; `end`: the last of it.
+    fn answered(&mut self, end: bool) {
+        self.down.ended |= end;
+        if end && self.up.done {
+            // The link has forgotten its stream by itself.
+            self.place = Place::Done;
+        }
     }
 }
 
@@ -260,6 +288,8 @@ pub(super) struct Lines {
     resets: Vec<(Key, StreamKey)>,
     #[expect(clippy::vec_box, reason = "they change hands as boxes")]
     spare: Vec<Box<Fields>>,
+    #[expect(clippy::vec_box, reason = "they change hands as boxes")]
+    seats: Vec<Box<Option<Stream>>>,
 }
 
 impl Lines {
@@ -272,7 +302,7 @@ impl Lines {
 
     fn give(&mut self, fields: Option<Box<Fields>>) {
         if let Some(fields) = fields
-            && self.spare.len() < SPARE_FIELDS
+            && self.spare.len() < SPARE
         {
             self.spare.push(fields);
         }

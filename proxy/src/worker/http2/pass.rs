@@ -31,7 +31,7 @@ impl Line {
             return self.resume(key, way, room, pool);
         }
         let end = way.ended && way.trailers.is_none();
-        let mut out = Out::new(self.out.lend(pool));
+        let mut out = Out::new(self.out.lend_wide(pool));
         let sent = self.connection.data(key, data, end, &mut out, room.now);
         out.spill();
         if sent < data.len() {
@@ -55,7 +55,7 @@ impl Line {
         let end = way.ended && way.trailers.is_none();
         let mut sent = 0;
         if waiting > 0 || end {
-            let mut out = Out::new(self.out.lend(pool));
+            let mut out = Out::new(self.out.lend_wide(pool));
             sent = self.connection.data(key, way.waiting.unsent(), end, &mut out, room.now);
             out.spill();
             way.waiting.advance(sent);
@@ -65,7 +65,7 @@ impl Line {
         }
         way.done |= end;
         if let Some(trailers) = way.trailers.as_ref() {
-            let mut out = Out::new(self.out.lend(pool));
+            let mut out = Out::new(self.out.lend_wide(pool));
             self.connection.fields(key, Part::Trailers, true, &mut out, |writer| put_trailers(trailers, writer));
             way.done = true;
         }
@@ -75,7 +75,7 @@ impl Line {
     /// The peer may send so much more on this stream.
     pub(super) fn release(&mut self, key: StreamKey, bytes: usize, pool: &mut Pool) {
         if bytes > 0 {
-            self.connection.release(key, bytes, &mut Out::new(self.out.lend(pool)));
+            self.connection.release(key, bytes, &mut Out::new(self.out.lend_wide(pool)));
         }
     }
 
@@ -102,7 +102,8 @@ impl Line {
         self.out.unsent().len() <= most / 2 && std::mem::take(&mut self.full)
     }
 
-    fn settle(&mut self, pool: &mut Pool) {
+    /// Gives the buffer back if nothing waits in it.
+    pub(super) fn settle(&mut self, pool: &mut Pool) {
         if self.out.bytes.is_empty() {
             pool.give(std::mem::take(&mut self.out.bytes));
         }
@@ -110,9 +111,11 @@ impl Line {
 }
 
 impl Worker {
-    /// A session has something to be written.
+    /// A session may have something to be written.
     pub(super) fn list_session(&mut self, key: Key, http2: &mut Http2) {
-        if !http2.line.out.unsent().is_empty() && !std::mem::replace(&mut http2.line.listed, true) {
+        if http2.line.out.unsent().is_empty() {
+            http2.line.settle(&mut self.pool);
+        } else if !std::mem::replace(&mut http2.line.listed, true) {
             self.lines.unwritten.push(Unwritten::Session(key));
         }
     }
@@ -223,7 +226,7 @@ impl Worker {
         let Self { links, shared, pool, now, .. } = self;
         let (Some(link), Some(shared)) = (links.get_mut(key), shared.get_mut(key)) else { return };
         let Shared { line, .. } = shared;
-        line.connection.reset(stream, Code::CANCEL, &mut Out::new(line.out.lend(pool)));
+        line.connection.reset(stream, Code::CANCEL, &mut Out::new(line.out.lend_wide(pool)));
         shared.unseat(stream);
         link.since = *now;
         self.list_link(key);

@@ -1,6 +1,6 @@
 //! Sessions: from a client's bytes to links.
 
-use super::{Http2, Line, Place, Stream, Way};
+use super::{Http2, Line, Place, Stream, Way, find};
 use crate::worker::Worker;
 use crate::worker::client::Turn;
 use crate::worker::drive::BUDGET;
@@ -42,6 +42,7 @@ impl Worker {
             line: Line::new(connection, out),
             input: Vec::new(),
             streams: Vec::new(),
+            added: None,
             due: None,
             since: *now,
             relaxed: false,
@@ -149,7 +150,7 @@ impl Worker {
     fn read_frames(&mut self, key: Key, http2: &mut Http2, mut input: &[u8]) -> (Option<Next>, usize) {
         loop {
             let Line { connection, out, .. } = &mut http2.line;
-            let event = connection.recv(&mut input, &mut Out::new(out.lend(&mut self.pool)), self.now);
+            let event = connection.recv(&mut input, &mut Out::new(out.lend_wide(&mut self.pool)), self.now);
             let Some(event) = event else { return (None, input.len()) };
             match event {
                 Event::Fields { stream, part: Part::Trailers, fields, .. } => {
@@ -163,7 +164,7 @@ impl Worker {
                 }
                 Event::Fields { stream, fields, end, .. } => match self.request_came(key, stream, fields, end) {
                     Ok(begun) => {
-                        http2.insert(begun);
+                        http2.insert(begun, &mut self.lines);
                         self.note_due(key, http2, stream);
                         self.place(key, http2, stream);
                     }
@@ -224,7 +225,7 @@ impl Worker {
         let Some(Some(served)) = services.get(client.service as usize) else { return };
         let Line { connection, out, .. } = &mut http2.line;
         let settings = (&served.shared.settings, *now);
-        answer(connection, at, &turned.own, (false, false), &mut Out::new(out.lend(pool)), settings);
+        answer(connection, at, &turned.own, (false, false), &mut Out::new(out.lend_wide(pool)), settings);
     }
 
     /// Some of a body has come.
@@ -312,7 +313,7 @@ impl Worker {
         let Some(client) = self.sessions.get(key) else { return };
         let room = self.room(client.service);
         let Http2 { line, streams, .. } = http2;
-        let Some(stream) = streams.get_mut(at.slot()).and_then(Option::as_mut).filter(|s| s.key == at) else { return };
+        let Some(stream) = find(streams, at) else { return };
         let sent = line.resume(at, &mut stream.down, room, &mut self.pool);
         let done = stream.down.done;
         if sent > 0 {
@@ -362,7 +363,7 @@ impl Worker {
         let now = self.now;
         loop {
             let Line { connection, out, .. } = &mut http2.line;
-            match connection.handle_timeout(&mut Out::new(out.lend(&mut self.pool)), now) {
+            match connection.handle_timeout(&mut Out::new(out.lend_wide(&mut self.pool)), now) {
                 Some(Event::Reset { stream, code, fault }) => self.client_reset(key, http2, stream, code, fault),
                 Some(Event::Over(failure)) => {
                     // That it is finished is found by whoever looks.
@@ -376,11 +377,11 @@ impl Worker {
         if self.idle_until(key, http2).is_some_and(|until| until <= now) {
             http2.told = Some(Cause::Idle);
             let Line { connection, out, .. } = &mut http2.line;
-            connection.leave(&mut Out::new(out.lend(&mut self.pool)), now);
+            connection.leave(&mut Out::new(out.lend_wide(&mut self.pool)), now);
         }
         if http2.relaxes().is_some_and(|at| at <= now) && !http2.is_busy() {
             http2.line.connection.relax();
-            (http2.streams, http2.relaxed) = (Vec::new(), true);
+            (http2.streams, http2.added, http2.relaxed) = (Vec::new(), None, true);
         }
         if http2.due.is_none_or(|due| due > now) {
             return;
@@ -458,7 +459,7 @@ impl Worker {
         // The process is cut when its own time is over.
         client.leave = served.and_then(|served| served.leaves_by).filter(|&by| by > at).map(|by| (by, Leave::Shutdown));
         let Line { connection, out, .. } = &mut http2.line;
-        connection.leave(&mut Out::new(out.lend(&mut self.pool)), self.now);
+        connection.leave(&mut Out::new(out.lend_wide(&mut self.pool)), self.now);
         None
     }
 
@@ -469,7 +470,7 @@ impl Worker {
         if let Some(http2) = client.rare.as_mut().and_then(|rare| rare.http2.take()) {
             let mut http2 = *http2;
             let Line { connection, out, .. } = &mut http2.line;
-            connection.close(Code::NO_ERROR, &mut Out::new(out.lend(&mut self.pool)));
+            connection.close(Code::NO_ERROR, &mut Out::new(out.lend_wide(&mut self.pool)));
             client.buffers.to_client = http2.line.out;
         }
         let eof = matches!(end.cause, Cause::Done | Cause::ClientClosed);

@@ -3,7 +3,7 @@
 //! What may be tried again is what `worker/turn.rs` says, and, by the words of its endpoint, a stream that was not
 //! looked at: refused, or behind the last one of a GOAWAY (RFC 9113, section 8.7).
 
-use super::{Http2, Line, Place, Shared, Tenant};
+use super::{Http2, Line, Place, Shared, Tenant, find};
 use crate::service::Version;
 use crate::worker::Worker;
 use crate::worker::dial::Failed;
@@ -13,7 +13,7 @@ use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Ask;
 use evenkeel_wire::answer::Own;
 use evenkeel_wire::http2::error::Code;
-use evenkeel_wire::http2::forward::{answer, put_request};
+use evenkeel_wire::http2::forward::{Added, answer, put_request};
 use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, LinkError, LinkFate, TurnEnd};
@@ -126,13 +126,18 @@ impl Worker {
         let Self { sessions, services, links, shared, pool, now, .. } = self;
         let (Some(client), Some(link)) = (sessions.get(key), links.get_mut(link_key)) else { return };
         let Some(Some(served)) = services.get_mut(service as usize) else { return };
-        let (Some(shared), Some(stream)) = (shared.get_mut(link_key), http2.get(at)) else { return };
+        let Http2 { streams, added, line: session, .. } = http2;
+        let (Some(shared), Some(stream)) = (shared.get_mut(link_key), find(streams, at)) else { return };
         let Some(request) = stream.request.as_ref() else { return };
         let context = Context::new(&served.shared.settings, &client.peer, *now);
+        let added = match added {
+            Some(added) if added.suits(context.settings) => added,
+            none => none.insert(Box::new(Added::of(&context))),
+        };
         let end = stream.up.ended && stream.up.is_clear();
         let Shared { line: Line { connection, out, .. }, .. } = shared;
-        let opened = connection.request(end, &mut Out::new(out.lend(pool)), |writer| {
-            put_request(request, stream.traced.as_ref(), writer, &context);
+        let opened = connection.request(end, &mut Out::new(out.lend_wide(pool)), |writer| {
+            put_request(request, added, stream.traced.as_ref(), writer, &context);
         });
         // There was room.
         let Some(there) = opened else { return };
@@ -149,7 +154,7 @@ impl Worker {
             pool.tally.turns.add(1);
         }
         let sent = if end { 0 } else { shared.line.resume(there, &mut stream.up, room, pool) };
-        http2.line.release(at, sent, pool);
+        session.release(at, sent, pool);
         self.list_link(link_key);
     }
 
@@ -290,7 +295,7 @@ impl Worker {
         let Some(status) = stream.turn.status else { return self.answer_stream(key, http2, at, Own::of(error)) };
         let Line { connection, out, .. } = &mut http2.line;
         // Never a clean end of what is not whole.
-        connection.reset(at, Code::INTERNAL_ERROR, &mut Out::new(out.lend(&mut self.pool)));
+        connection.reset(at, Code::INTERNAL_ERROR, &mut Out::new(out.lend_wide(&mut self.pool)));
         let end = End { cause: error.cause(), phase: Phase::Response };
         self.end_stream(key, http2, at, Some(status), Some(end));
     }
@@ -302,7 +307,7 @@ impl Worker {
         let Some(Some(served)) = services.get(client.service as usize) else { return };
         let Some(kind) = http2.get(at).map(|stream| stream.kind) else { return };
         let Line { connection, out, .. } = &mut http2.line;
-        answer(connection, at, &own, kind, &mut Out::new(out.lend(pool)), (&served.shared.settings, *now));
+        answer(connection, at, &own, kind, &mut Out::new(out.lend_wide(pool)), (&served.shared.settings, *now));
         let status = if kind.1 { 200 } else { own.status };
         self.end_stream(key, http2, at, Some(status), Some(own.end));
     }
@@ -314,7 +319,7 @@ impl Worker {
         if !up {
             // The rest of the request is of no use to anybody (RFC 9113, section 8.1).
             let Line { connection, out, .. } = &mut http2.line;
-            connection.reset(at, Code::NO_ERROR, &mut Out::new(out.lend(&mut self.pool)));
+            connection.reset(at, Code::NO_ERROR, &mut Out::new(out.lend_wide(&mut self.pool)));
         }
         self.end_stream(key, http2, at, status, None);
     }
@@ -330,8 +335,7 @@ impl Worker {
     ) {
         let Some(service) = self.sessions.get(key).map(|client| client.service) else { return };
         self.unqueue_stream(service, http2, at);
-        let Some(stream) = http2.remove(at) else { return };
-        let mut stream = *stream;
+        let Some(mut stream) = http2.remove(at, &mut self.lines) else { return };
         http2.since = self.now;
         if let Place::There(link, there) = stream.place {
             self.lines.resets.push((link, there));

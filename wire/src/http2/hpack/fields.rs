@@ -1,5 +1,6 @@
 //! The fields of one block, decoded into memory that is used again for the next one.
 
+use super::huffman;
 use super::names::{self, Name};
 use super::table::OVERHEAD;
 use crate::http2::bytes;
@@ -180,6 +181,34 @@ impl Fields {
     /// There were more than allowed, and they are not all here.
     pub fn is_excess(&self) -> bool {
         self.excess
+    }
+
+    /// Appends a field of our own that is to be passed on many times: what that takes is found out here, once. The
+    /// name is to be in lower case.
+    pub fn push_own(&mut self, name: &str, value: &[u8], form: Form) {
+        let unlimited = Limit { bytes: usize::MAX, fields: usize::MAX };
+        let (start, name) = (self.bytes.len(), name.as_bytes());
+        let known = Name::of(name);
+        if form != Form::Never
+            && let Some(index) = names::find(known, value)
+        {
+            return self.push_static(index, &unlimited);
+        }
+        let name_hash = if form == Form::Indexed { hash_name(name) } else { 0 };
+        let hash = if form == Form::Indexed { hash_pair(name_hash, value) } else { 0 };
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(value);
+        let [coded_len, coded_name_len] = [value, name].map(|string| {
+            let coded = huffman::encoded_len(string);
+            if coded >= string.len() {
+                return 0;
+            }
+            huffman::encode(string, &mut self.bytes);
+            coded
+        });
+        let known = Known { name: known, flawed: false, name_hash, hash };
+        let (name_len, value_len) = (name.len(), value.len());
+        self.push_new(New { start, name_len, value_len, coded_len, coded_name_len, form, known }, &unlimited);
     }
 
     /// Becomes the same as others, in the memory that it has.
