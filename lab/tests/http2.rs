@@ -3,7 +3,7 @@
 mod common;
 
 use common::http2::{Heard, Peer, answering, server, value};
-use common::peers::{Process, directory, free_port, have};
+use common::peers::{directory, have, nghttpd, nghttpd_with};
 use common::pki::Pki;
 use common::{Backend, Proxy, eventually};
 use evenkeel_core::balancer::Policy;
@@ -15,22 +15,6 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
-
-/// nghttpd serving a small page and a large one.
-fn nghttpd(arguments: &[&str]) -> (SocketAddr, Process) {
-    nghttpd_with(&[&["--no-tls"], arguments].concat(), &[])
-}
-
-fn nghttpd_with(arguments: &[&str], files: &[&str]) -> (SocketAddr, Process) {
-    let home = directory("nghttpd");
-    fs::write(home.join("page"), "a page of nghttpd\n").expect("written");
-    fs::write(home.join("large"), "x".repeat(1 << 20)).expect("written");
-    let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let mut command = Command::new("nghttpd");
-    command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin");
-    command.args(["--address", "127.0.0.1", "-d"]).arg(&home).args(arguments).arg(addr.port().to_string()).args(files);
-    (addr, Process::start(&mut command, home).listening(addr))
-}
 
 fn run(command: &mut Command) -> String {
     let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));

@@ -39,6 +39,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", what: "clippy, warnings denied", run: steps::clippy },
     Step { name: "unit", what: "unit, property, fairness, churn, transcript tests", run: steps::unit },
     Step { name: "e2e", what: "real sockets, real clients and servers", run: steps::end_to_end },
+    Step { name: "interop", what: "public suites of HTTP/2 and gRPC, clients of other languages", run: steps::interop },
     Step { name: "demo", what: "the first command of the README", run: steps::demo },
     Step { name: "no-std", what: "core and wire in a program without std", run: steps::no_std },
     Step { name: "docs", what: "rustdoc, warnings denied", run: steps::docs },

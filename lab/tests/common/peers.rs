@@ -40,6 +40,17 @@ pub fn node_modules() -> PathBuf {
     modules
 }
 
+/// A program that `cargo xtask interop` built with the Go tool chain, if it did.
+pub fn go(program: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/go/bin")).join(program);
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(std::env::var_os("EVENKEEL_REQUIRE_PEERS").is_none(), "{} must exist", path.display());
+    eprintln!("skipped: {} is not there, cargo xtask interop makes it", path.display());
+    None
+}
+
 /// A directory of the test's own.
 pub fn directory(name: &str) -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -154,6 +165,23 @@ impl Nginx {
         let number = line.and_then(|l| l.split_whitespace().nth(2)).and_then(|n| n.parse().ok());
         number.unwrap_or_else(|| panic!("no count in {page:?}"))
     }
+}
+
+/// nghttpd serving a small page and a large one.
+pub fn nghttpd(arguments: &[&str]) -> (SocketAddr, Process) {
+    nghttpd_with(&[&["--no-tls"], arguments].concat(), &[])
+}
+
+/// The same as it is told: with TLS if the files are a key and a certificate.
+pub fn nghttpd_with(arguments: &[&str], files: &[&str]) -> (SocketAddr, Process) {
+    let home = directory("nghttpd");
+    fs::write(home.join("page"), "a page of nghttpd\n").expect("written");
+    fs::write(home.join("large"), "x".repeat(1 << 20)).expect("written");
+    let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command = Command::new("nghttpd");
+    command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin");
+    command.args(["--address", "127.0.0.1", "-d"]).arg(&home).args(arguments).arg(addr.port().to_string()).args(files);
+    (addr, Process::start(&mut command, home).listening(addr))
 }
 
 /// A server by other people that passes requests and WebSockets on to another: `nginx` or `haproxy`.

@@ -1,0 +1,147 @@
+//! Public suites of HTTP/2 and gRPC, against evenkeel in front of servers by other people. What they need takes a
+//! Go tool chain: `cargo xtask interop` installs it and runs them; `cargo test` alone passes them over.
+
+mod common;
+
+use common::peers::{Process, directory, free_port, go, have, nghttpd, nghttpd_with};
+use common::pki::Pki;
+use common::{Proxy, eventually};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// What h2spec has, the strict cases among them.
+const H2SPEC_CASES: &str = "146 tests, 146 passed, 0 skipped, 0 failed";
+
+/// The test cases that need no cloud. `pick_first_unary` and the two of ORCA are not among them: grpc-go's client
+/// has them, and its server does not answer them.
+const GRPC_CASES: [&str; 16] = [
+    "empty_unary",
+    "large_unary",
+    "client_streaming",
+    "server_streaming",
+    "ping_pong",
+    "empty_stream",
+    "timeout_on_sleeping_server",
+    "cancel_after_begin",
+    "cancel_after_first_response",
+    "status_code_and_message",
+    "special_status_message",
+    "custom_metadata",
+    "unimplemented_method",
+    "unimplemented_service",
+    "rpc_soak",
+    "channel_soak",
+];
+
+/// Runs it, and says in a line what it was, whether it went well and how long it took.
+fn case(what: &str, command: &mut Command) -> String {
+    let began = Instant::now();
+    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let (said, complained) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{what}: {said}\n{complained}");
+    println!("passed {:5.1} s  {what}", began.elapsed().as_secs_f64());
+    said.into_owned()
+}
+
+/// A program built by Go, if it is there and the others are.
+fn peers(program: &str, others: &[&str]) -> Option<PathBuf> {
+    if have(others) { go(program) } else { None }
+}
+
+/// A case that sends more than a window holds needs a large answer, so that one is asked for.
+fn h2spec(what: &str, program: &Path, addr: SocketAddr, arguments: &[&str]) {
+    let mut command = Command::new(program);
+    command.args(["--strict", "--path", "/large", "--host", "127.0.0.1", "--port", &addr.port().to_string()]);
+    let said = case(what, command.args(arguments));
+    assert_eq!(said.lines().rfind(|line| line.contains(" tests, ")), Some(H2SPEC_CASES), "{said}");
+}
+
+#[test]
+#[ignore = "cargo xtask interop"]
+fn h2spec_strict_in_the_clear() {
+    let Some(program) = peers("h2spec", &["nghttpd"]) else { return };
+    let (addr, _server) = nghttpd(&[]);
+    let proxy = Proxy::start(&[addr]);
+    h2spec("h2spec, strict, in front of nghttpd", &program, proxy.addr, &[]);
+}
+
+#[test]
+#[ignore = "cargo xtask interop"]
+fn h2spec_strict_over_tls() {
+    let Some(program) = peers("h2spec", &["nghttpd", "openssl"]) else { return };
+    let certified = Certified::new();
+    let (addr, _server) = nghttpd_with(&[], &[&certified.key, &certified.cert]);
+    let proxy = certified.proxy(addr);
+    h2spec("h2spec, strict, over TLS in front of nghttpd over TLS", &program, proxy.addr, &["--tls", "--insecure"]);
+}
+
+/// A certificate for this machine, and who signed it.
+struct Certified {
+    pki: Pki,
+    yaml: String,
+    key: String,
+    cert: String,
+}
+
+impl Certified {
+    fn new() -> Self {
+        let pki = Pki::new();
+        let files = pki.sign("server", "/CN=server", "DNS:localhost,IP:127.0.0.1");
+        let text = |path: &Path| path.display().to_string();
+        Self { yaml: files.yaml(), key: text(&files.key), cert: text(&files.cert), pki }
+    }
+
+    fn ca(&self) -> String {
+        self.pki.ca().display().to_string()
+    }
+
+    /// TLS on both sides.
+    fn proxy(&self, endpoint: SocketAddr) -> Proxy {
+        Proxy::yaml(&format!(
+            "- {{name: test, listen: '127.0.0.1:0', target: '{endpoint}', protocol: grpc, tls: {{{}}}, \
+             upstream: {{tls: {{ca: '{}'}}}}}}\n",
+            self.yaml,
+            self.ca()
+        ))
+    }
+}
+
+/// The server of grpc-go's interoperability tests.
+fn grpc_server(program: &Path, arguments: &[&str]) -> (SocketAddr, Process) {
+    let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command = Command::new(program);
+    command.args(["-port", &addr.port().to_string()]).args(arguments);
+    (addr, Process::start(&mut command, directory("grpc-go")).listening(addr))
+}
+
+fn grpc_cases(place: &str, program: &Path, addr: SocketAddr, arguments: &[&str]) {
+    for name in GRPC_CASES {
+        let mut command = Command::new(program);
+        // An address: of a name grpc-go asks DNS for settings, too, and waits for its answer.
+        command.args(["-server_host", "127.0.0.1", "-server_port", &addr.port().to_string(), "-test_case", name]);
+        case(&format!("grpc-go, {place}, {name}"), command.args(arguments));
+    }
+}
+
+#[test]
+#[ignore = "cargo xtask interop"]
+fn the_grpc_test_cases_in_the_clear() {
+    let (Some(client), Some(server)) = (peers("client", &[]), peers("server", &[])) else { return };
+    let servers = [grpc_server(&server, &[]), grpc_server(&server, &[])];
+    let proxy = Proxy::start(&servers.each_ref().map(|(addr, _)| *addr));
+    grpc_cases("in the clear", &client, proxy.addr, &[]);
+    eventually("nothing is in flight", || proxy.metric("evenkeel_turns_in_flight", "") == 0.0);
+}
+
+#[test]
+#[ignore = "cargo xtask interop"]
+fn the_grpc_test_cases_over_tls() {
+    let (Some(client), Some(server)) = (peers("client", &["openssl"]), peers("server", &[])) else { return };
+    let certified = Certified::new();
+    let (key, cert) = (&certified.key, &certified.cert);
+    let (addr, _server) = grpc_server(&server, &["-use_tls", "-tls_key_file", key, "-tls_cert_file", cert]);
+    let proxy = certified.proxy(addr);
+    grpc_cases("over TLS", &client, proxy.addr, &["-use_tls", "-use_test_ca", "-ca_file", &certified.ca()]);
+}
