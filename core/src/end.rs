@@ -68,6 +68,8 @@ closed_list! {
         Moved = "moved",
         /// Nothing was said on an open connection for the idle timeout.
         Idle = "idle",
+        /// The connection was as old as its kind may become.
+        Aged = "aged",
         /// evenkeel refused or ended it to stay within its own limits.
         Overload = "overload",
         /// evenkeel is shutting down.

@@ -11,6 +11,7 @@ use evenkeel_proxy::config::{Protocol, UpstreamProtocol};
 use evenkeel_wire::http2::connection::{Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::mpsc;
@@ -407,6 +408,50 @@ fn a_body_that_is_too_large_is_refused_when_it_is() {
     client.data(stream, &[0; 600], false);
     assert_eq!(value(&client.whole(stream).2, "grpc-status"), "8");
     assert_eq!(proxy.metric("evenkeel_limit_hits_total", "body_bytes"), 1.0);
+}
+
+#[test]
+fn connections_grow_old_and_lose_nothing_by_it() {
+    let backend = answering("well");
+    let proxy = Proxy::with(&[backend.addr], |service| {
+        service.upstream.max_age = Some(Duration::from_millis(300));
+        service.timeouts.max_age = Some(Duration::from_millis(700));
+    });
+    let mut client = Peer::client(proxy.addr);
+    // One that is under way when both connections are told to go.
+    let long = client.call("/long");
+    let mut turns = 0;
+    // A client that was told to go opens no more streams.
+    while client.connection.room() > 0 {
+        let stream = client.get("/");
+        assert_eq!(client.whole(stream).1, "well");
+        turns += 1;
+        let _told = client.hear_quick();
+    }
+    assert!(turns > 1 && backend.connections() > 1, "{turns} turns, {} links", backend.connections());
+    client.data(long, b"the end", true);
+    assert_eq!(client.whole(long).1, "well");
+    eventually("it is gone for its age", || proxy.metric("evenkeel_session_ends_total", "aged") == 1.0);
+    assert_eq!(proxy.metric("evenkeel_turn_failures_total", ""), 0.0);
+}
+
+#[test]
+fn who_does_not_answer_a_ping_is_not_waited_for() {
+    let silent = Backend::start(|mut stream, _| {
+        let mut settings = Vec::new();
+        evenkeel_wire::http2::frame::put_settings(&mut settings, &[]);
+        stream.write_all(&settings).expect("sent");
+        // It reads, and says nothing more.
+        while stream.read(&mut [0; 1024]).is_ok_and(|n| n > 0) {}
+    });
+    let proxy = Proxy::with(&[silent.addr], |service| service.timeouts.ping = Some(Duration::from_millis(50)));
+    let mut client = Peer::client(proxy.addr);
+    let stream = client.call("/a.B/C");
+    // The client answers PINGs while it listens; its endpoint does not, and that has as long again.
+    let trailers = client.whole(stream).2;
+    assert!(value(&trailers, "grpc-message").contains("did not answer in time"), "{trailers:?}");
+    assert_eq!(proxy.metric("evenkeel_turn_failures_total", "endpoint-timeout"), 1.0);
+    assert_eq!(proxy.metric("evenkeel_session_ends_total", ""), 0.0);
 }
 
 #[test]

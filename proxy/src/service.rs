@@ -5,6 +5,7 @@ use crate::registry::ServiceEntry;
 use crate::tls;
 use evenkeel_core::balancer::Policy;
 use evenkeel_core::end::Limit;
+use evenkeel_core::time::Duration;
 use evenkeel_wire::http2::settings::Config as Http2;
 use evenkeel_wire::session;
 use std::collections::HashMap;
@@ -210,6 +211,9 @@ fn settings(process: &config::Config, service: &config::Service) -> session::Set
     }
 }
 
+/// How long a peer may take to answer a PING.
+const PONG: Duration = Duration::from_secs(10);
+
 /// How peers of HTTP/2 connections are treated.
 fn http2(service: &config::Service) -> Http2 {
     Http2 {
@@ -219,6 +223,7 @@ fn http2(service: &config::Service) -> Http2 {
         extended_connect: false,
         block_timeout: service.timeouts.header,
         stall_timeout: service.timeouts.stall,
+        ping_timeout: service.timeouts.ping.map_or(PONG, |ping| ping.min(PONG)),
         ..Http2::default()
     }
 }

@@ -142,6 +142,8 @@ pub struct Service {
 pub struct Upstream {
     /// What endpoints speak, if it is HTTP.
     pub protocol: UpstreamProtocol,
+    /// How old an HTTP/2 connection to an endpoint may become, give or take a tenth; `None`: any age.
+    pub max_age: Option<Duration>,
     /// From the first SYN to an established connection.
     pub connect_timeout: Duration,
     /// Idle pooled connections per worker and endpoint.
@@ -284,6 +286,11 @@ pub struct Timeouts {
     pub header: Duration,
     /// How long what waits for the window of an HTTP/2 stream may wait without any of it getting on.
     pub stall: Duration,
+    /// An HTTP/2 connection with requests under way, of a client or to an endpoint, on which the peer says nothing
+    /// for so long is asked whether it is alive; `None`: never.
+    pub ping: Option<Duration>,
+    /// How old an HTTP/2 connection of a client may become, give or take a tenth; `None`: any age.
+    pub max_age: Option<Duration>,
     /// How long `protocol: auto` waits for a client's first byte before it looks at the server's.
     pub detect: Duration,
 }
@@ -381,6 +388,7 @@ impl Service {
             accept_proxy: Vec::new(),
             upstream: Upstream {
                 protocol: UpstreamProtocol::Auto,
+                max_age: None,
                 connect_timeout: Duration::from_secs(1),
                 max_idle: 1024,
                 idle_timeout: Duration::from_secs(60),
@@ -405,6 +413,8 @@ impl Service {
                 idle: Duration::from_secs(3600),
                 first_byte: Duration::from_secs(300),
                 stall: Duration::from_secs(300),
+                ping: Some(Duration::from_secs(300)),
+                max_age: None,
                 header: Duration::from_secs(10),
                 detect: Duration::from_millis(5),
             },

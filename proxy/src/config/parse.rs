@@ -192,6 +192,8 @@ fn service(node: &Node, index: usize, directory: Option<&Path>, found: &Found) -
         timeouts.duration("idle", &mut limits.idle);
         timeouts.duration("first_byte", &mut limits.first_byte);
         timeouts.duration("stall", &mut limits.stall);
+        timeouts.set("ping", &mut limits.ping, "a duration such as 5m, or off", optional_duration);
+        timeouts.set("max_age", &mut limits.max_age, "a duration such as 1h, or off", optional_duration);
         timeouts.duration("header", &mut limits.header);
         timeouts.duration("detect", &mut limits.detect);
     });
@@ -342,6 +344,7 @@ fn upstream(section: &mut Section<'_>, service: &mut Service) {
         upstream.duration("connect_timeout", &mut u.connect_timeout);
         upstream.count("max_idle", &mut u.max_idle, 0);
         upstream.duration("idle_timeout", &mut u.idle_timeout);
+        upstream.set("max_age", &mut u.max_age, "a duration such as 1h, or off", optional_duration);
         upstream.duration("drain_grace", &mut u.drain_grace);
         upstream.set("max_connections", &mut u.max_connections, "a whole number from 1 up, or off", number_or_off);
         upstream.set("send_proxy", &mut u.send_proxy, "v1, v2 or off", |text| match text {

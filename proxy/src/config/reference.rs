@@ -210,6 +210,12 @@ pub(super) const KEYS: &[Key] = &[
         "An idle connection is closed after this: before most servers would (nginx: 75 s).",
     ),
     key(
+        "services[].upstream.max_age",
+        "duration, `off`",
+        "off",
+        "HTTP/2: how old a connection to an endpoint may become, give or take a tenth; then its requests are finished on it, and others go over a new one.",
+    ),
+    key(
         "services[].upstream.drain_grace",
         "duration",
         "30s",
@@ -369,6 +375,18 @@ pub(super) const KEYS: &[Key] = &[
         "duration",
         "5m",
         "How long what waits for the window of an HTTP/2 stream may wait without any of it getting on, in either direction; then the stream is reset with `CANCEL`. What waits is `limits.buffer` at most, and 1 MiB for a session.",
+    ),
+    key(
+        "services[].timeouts.ping",
+        "duration, `off`",
+        "5m",
+        "HTTP/2: a connection with requests under way, of a client or to an endpoint, on which its peer says nothing for so long is sent a PING, and is closed if that is not answered within as long again (ten seconds at most). gRPC servers take more than one in five minutes for abuse unless told otherwise.",
+    ),
+    key(
+        "services[].timeouts.max_age",
+        "duration, `off`",
+        "off",
+        "HTTP/2: how old a client's connection may become, give or take a tenth; then it is told to go (GOAWAY) and its requests are finished. Without need here, where each request finds its endpoint; for load balancers in front of several evenkeels.",
     ),
     key(
         "services[].timeouts.detect",

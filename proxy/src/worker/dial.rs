@@ -1,7 +1,7 @@
 //! Opening a link: connecting, and what comes before the protocol on it.
 
 use super::complaints::Subject;
-use super::http2::Shared;
+use super::http2::{Shared, old_at};
 use super::link::{Link, LinkState};
 use super::slab::Key;
 use super::socket::{self, Stream};
@@ -55,7 +55,8 @@ impl Worker {
         let key = self.links.next_key();
         if shared {
             entry.shared.push(key);
-            self.shared.put(Box::new(Shared::new(key, &served.shared.http2, self.pool.take(), now)));
+            let until = old_at(served.shared.config.upstream.max_age, now, &mut self.rng);
+            self.shared.put(Box::new(Shared::new(key, &served.shared.http2, self.pool.take(), (now, until))));
         }
         self.links.insert(Link {
             stream,

@@ -388,6 +388,11 @@ impl Connection {
         }
     }
 
+    /// A PING of ours has not been answered yet.
+    pub fn awaits_pong(&self) -> bool {
+        self.ping_due.is_some()
+    }
+
     /// Names the last stream.
     pub(super) fn say_last(&mut self, out: &mut Out<'_, '_>) {
         frame::put_goaway(out.spill(), self.last, Code::NO_ERROR, "");

@@ -6,7 +6,7 @@ use crate::worker::link::{Link, LinkState};
 use crate::worker::slab::Key;
 use crate::worker::{Timer, Worker};
 use evenkeel_core::end::Cause;
-use evenkeel_core::time::Instant;
+use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::forward::{grpc_status, put_response};
@@ -32,11 +32,16 @@ struct Answer<'a> {
 
 impl Shared {
     /// What a link has that is about to be opened.
-    pub(in crate::worker) fn new(key: Key, config: &Config, mut out: Vec<u8>, now: Instant) -> Self {
+    pub(in crate::worker) fn new(
+        key: Key,
+        config: &Config,
+        mut out: Vec<u8>,
+        (now, until): (Instant, Option<Instant>),
+    ) -> Self {
         let connection = Connection::new(Role::Client, config, &mut Out::new(&mut out), now);
         Self {
             key,
-            line: Line::new(connection, out),
+            line: Line::new(connection, out, now, until),
             input: Vec::new(),
             tenants: Vec::new(),
             armed: None,
@@ -133,6 +138,7 @@ impl Worker {
             if n < scratch.len() && !link.closed {
                 link.readable = false;
             }
+            shared.line.heard = self.now;
             budget = budget.saturating_sub(n);
             if let Some(Some(served)) = self.services.get(service as usize)
                 && let Some(Some(pool)) = served.pools.get(pool as usize)
@@ -399,10 +405,14 @@ impl Worker {
             }
         }
         let Some(link) = self.links.get(key) else { return false };
-        if self.idle_link_until(link, shared).is_some_and(|until| until <= now) {
+        let aged = shared.line.until.is_some_and(|until| until <= now);
+        if aged || self.idle_link_until(link, shared).is_some_and(|until| until <= now) {
+            shared.line.until = None;
             let Line { connection, out, .. } = &mut shared.line;
             connection.leave(&mut Out::new(out.lend_wide(&mut self.pool)), now);
         }
+        let ping = self.link_ping(link.service);
+        shared.line.ping(ping, now, &mut self.pool);
         true
     }
 
@@ -415,11 +425,17 @@ impl Worker {
         (shared.is_idle() && entry.streams.is_empty() && !shared.line.connection.is_finished()).then_some(until)
     }
 
+    fn link_ping(&self, service: u32) -> Option<Duration> {
+        self.services.get(service as usize)?.as_ref()?.shared.config.timeouts.ping
+    }
+
     fn rearm_link(&mut self, key: Key) {
         let Some(link) = self.links.get(key) else { return };
         let Some(shared) = self.shared.get(key) else { return };
         let connection = shared.line.connection.poll_timeout().map(|(due, _)| due);
-        let soon = [self.idle_link_until(link, shared), connection].into_iter().flatten().min();
+        let ping = shared.line.ping_at(self.link_ping(link.service));
+        let soon =
+            [self.idle_link_until(link, shared), connection, ping, shared.line.until].into_iter().flatten().min();
         let due = soon.map_or(self.now + HORIZON, |soon| soon.min(self.now + HORIZON));
         if let Some(shared) = self.shared.get_mut(key)
             && shared.armed.is_none_or(|armed| due < armed)

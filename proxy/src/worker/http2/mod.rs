@@ -21,15 +21,17 @@ mod pass;
 mod session;
 mod turn;
 
-use super::buffer::SendBuf;
+use super::buffer::{Pool, SendBuf};
 use super::client::Turn;
 use super::slab::Key;
 use evenkeel_core::end::Cause;
+use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::http2::connection::Connection;
 use evenkeel_wire::http2::forward::{Added, Traced};
 use evenkeel_wire::http2::hpack::Fields;
 use evenkeel_wire::http2::streams::StreamKey;
+use evenkeel_wire::out::Out;
 use evenkeel_wire::session::TurnLog;
 
 /// Streams, and heads and trailers, that a worker keeps the memory of.
@@ -47,12 +49,35 @@ struct Line {
     listed: bool,
     /// Streams have something for it that it had no room for.
     full: bool,
+    /// Its peer said something last.
+    heard: Instant,
+    /// It is to leave then, for its age.
+    until: Option<Instant>,
 }
 
 impl Line {
-    fn new(connection: Connection, out: Vec<u8>) -> Self {
-        Self { connection, out: SendBuf { bytes: out, ..SendBuf::default() }, listed: false, full: false }
+    fn new(connection: Connection, out: Vec<u8>, now: Instant, until: Option<Instant>) -> Self {
+        let out = SendBuf { bytes: out, ..SendBuf::default() };
+        Self { connection, out, listed: false, full: false, heard: now, until }
     }
+
+    /// When its peer is to be asked whether it is alive: requests are under way, and it has said nothing for so long.
+    fn ping_at(&self, ping: Option<Duration>) -> Option<Instant> {
+        let waits = self.connection.open_streams() > 0 && !self.connection.awaits_pong();
+        ping.filter(|_| waits).map(|ping| self.heard + ping)
+    }
+
+    /// Asks it, if it is time.
+    fn ping(&mut self, ping: Option<Duration>, now: Instant, pool: &mut Pool) {
+        if self.ping_at(ping).is_some_and(|at| at <= now) {
+            self.connection.ping(&mut Out::new(self.out.lend(pool)), now);
+        }
+    }
+}
+
+/// When something that may become so old has: not all at once that began at once.
+pub(super) fn old_at(age: Option<Duration>, now: Instant, rng: &mut Rng) -> Option<Instant> {
+    age.map(|age| now + age.mul_f64(0.9 + 0.2 * rng.unit()))
 }
 
 /// What a session of HTTP/2 has.

@@ -1,12 +1,12 @@
 //! Sessions: from a client's bytes to links.
 
-use super::{Http2, Line, Place, Stream, Way, find};
+use super::{Http2, Line, Place, Stream, Way, find, old_at};
 use crate::worker::Worker;
 use crate::worker::client::Turn;
 use crate::worker::drive::BUDGET;
 use crate::worker::slab::Key;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
-use evenkeel_core::time::Instant;
+use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::forward::{Asked, Turned, answer};
@@ -33,13 +33,14 @@ enum Next {
 impl Worker {
     /// The client speaks HTTP/2.
     pub(in crate::worker) fn begin_http2(&mut self, key: Key) {
-        let Self { sessions, services, pool, now, .. } = self;
+        let Self { sessions, services, pool, now, rng, .. } = self;
         let Some(client) = sessions.get_mut(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
+        let until = old_at(served.shared.config.timeouts.max_age, *now, rng);
         let mut out = pool.take();
         let connection = Connection::new(Role::Server, &served.shared.http2, &mut Out::new(&mut out), *now);
         let http2 = Http2 {
-            line: Line::new(connection, out),
+            line: Line::new(connection, out, *now, until),
             input: Vec::new(),
             streams: Vec::new(),
             added: None,
@@ -107,6 +108,7 @@ impl Worker {
             if n < scratch.len() && !client.closed {
                 client.readable = false;
             }
+            http2.line.heard = self.now;
             budget = budget.saturating_sub(n);
             if let Some(Some(served)) = self.services.get(service as usize) {
                 served.tally.bytes_received.add(n as u64);
@@ -379,6 +381,13 @@ impl Worker {
             let Line { connection, out, .. } = &mut http2.line;
             connection.leave(&mut Out::new(out.lend_wide(&mut self.pool)), now);
         }
+        if http2.line.until.is_some_and(|until| until <= now) {
+            http2.line.until = None;
+            http2.told.get_or_insert(Cause::Aged);
+            let Line { connection, out, .. } = &mut http2.line;
+            connection.leave(&mut Out::new(out.lend_wide(&mut self.pool)), now);
+        }
+        http2.line.ping(self.ping_of(key), now, &mut self.pool);
         if http2.relaxes().is_some_and(|at| at <= now) && !http2.is_busy() {
             http2.line.connection.relax();
             (http2.streams, http2.added, http2.relaxed) = (Vec::new(), None, true);
@@ -435,7 +444,14 @@ impl Worker {
         let client = self.sessions.get(key)?;
         let http2 = client.rare.as_ref()?.http2.as_ref()?;
         let connection = http2.line.connection.poll_timeout().map(|(due, _)| due);
-        [self.idle_until(key, http2), connection, http2.due, http2.relaxes()].into_iter().flatten().min()
+        let ping = http2.line.ping_at(self.ping_of(key));
+        let dues = [self.idle_until(key, http2), connection, http2.due, http2.relaxes(), ping, http2.line.until];
+        dues.into_iter().flatten().min()
+    }
+
+    fn ping_of(&self, key: Key) -> Option<Duration> {
+        let client = self.sessions.get(key)?;
+        self.services.get(client.service as usize)?.as_ref()?.shared.config.timeouts.ping
     }
 
     /// How long a session without a turn may stay.
@@ -494,8 +510,8 @@ impl Worker {
 fn end_of(failure: Failure) -> End {
     let cause = match (failure.flood, failure.code) {
         (Some(_), _) => Cause::ClientLimit,
-        (None, Code::SETTINGS_TIMEOUT) => Cause::ClientTimeout,
-        (None, Code::NO_ERROR) => Cause::Idle,
+        // `NO_ERROR`: a PING that was not answered.
+        (None, Code::SETTINGS_TIMEOUT | Code::NO_ERROR) => Cause::ClientTimeout,
         (None, _) => Cause::ClientProtocol,
     };
     End { cause, phase: Phase::Idle }
