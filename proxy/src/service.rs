@@ -102,6 +102,11 @@ impl Service {
         speaks(&self.config, client)
     }
 
+    /// The same for a request that comes over HTTP/2, perhaps because we offered that (`agreed`).
+    pub(crate) fn speaks_to_stream(&self, agreed: bool, grpc: bool) -> Version {
+        self.speaks(stands_for(agreed, grpc))
+    }
+
     /// Do the files of its TLS settings say something else than when they were read?
     pub(crate) fn tls_changed(&self) -> bool {
         let server = self.config.tls.as_ref().map(tls::server_fingerprint);
@@ -158,6 +163,13 @@ impl Service {
     pub(crate) fn leave_upgrade(&self) {
         self.live.upgrades.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What a request over HTTP/2 says about endpoints. Whoever begins with HTTP/2 by prior knowledge knows what they
+/// speak. A browser that we offer it knows nothing of them, and nearly everybody there is understands HTTP/1.1. Only
+/// gRPC needs HTTP/2 to the end.
+fn stands_for(agreed: bool, grpc: bool) -> Version {
+    if agreed && !grpc { Version::Http1 } else { Version::Http2 }
 }
 
 fn speaks(service: &config::Service, client: Version) -> Version {

@@ -164,6 +164,11 @@ impl Peer {
     pub fn plain(client: SocketAddr, local: Arc<SocketAddr>) -> Self {
         Self { client, local, tls: None }
     }
+
+    /// It speaks HTTP/2 because that was agreed on with us, which says nothing about endpoints.
+    pub fn agreed_on_http2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.http2)
+    }
 }
 
 /// What every call is given.

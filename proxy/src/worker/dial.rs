@@ -94,6 +94,7 @@ impl Worker {
         match up {
             Ok(false) => {}
             Ok(true) if self.shared.get(key).is_some() => self.shared_opened(key),
+            Ok(true) if self.solos.get(key).is_some() => self.solo_opened(key),
             Ok(true) => match self.links.get(key).and_then(|link| link.session) {
                 Some(session) => {
                     self.attach(session, key);
@@ -164,6 +165,9 @@ impl Worker {
         let session = self.links.get(key).and_then(|l| l.session);
         if let Some(shared) = self.shared.get_mut(key) {
             shared.fails_with(failed.cause().0);
+        }
+        if let Some(solo) = self.solos.get_mut(key) {
+            solo.fails_with(failed.cause().0);
         }
         self.remove_link(key);
         let Some(session) = session else { return };

@@ -20,6 +20,17 @@ pub(super) enum LinkState {
     Idle,
     /// HTTP/2: serves any number of turns, and has a [`Shared`](super::http2::Shared) beside it.
     Shared,
+    /// Serves a turn of HTTP/2, and has a [`Solo`](super::http2::Solo) beside it.
+    Solo,
+}
+
+/// Whose turn waits for a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiter {
+    /// A session of HTTP/1.1, or of opaque bytes.
+    Session(Key),
+    /// A stream of a session of HTTP/2.
+    Stream(Key, StreamKey),
 }
 
 /// One connection to an endpoint.
@@ -67,11 +78,11 @@ pub(super) struct EndpointPool {
     pub(super) open: usize,
     /// Idle links, the one used last on top: the others can age and go.
     pub(super) idle: Vec<Key>,
-    /// Sessions whose turn waits for a link.
-    pub(super) waiting: VecDeque<Key>,
+    /// Turns that wait for a link of their own.
+    pub(super) waiting: VecDeque<Waiter>,
     /// Links that are shared.
     pub(super) shared: Vec<Key>,
-    /// Streams of sessions that wait for one of these.
+    /// Streams of sessions that wait for one of the shared ones.
     pub(super) streams: VecDeque<(Key, StreamKey)>,
 }
 

@@ -244,7 +244,9 @@ pub(crate) struct Worker {
     pool: Pool,
     pipes: Pipes,
     /// What links have that are shared.
-    shared: http2::SharedLinks,
+    shared: http2::ByLink<http2::Shared>,
+    /// What links of HTTP/1.1 have that streams of HTTP/2 use.
+    solos: http2::ByLink<http2::Solo>,
     lines: http2::Lines,
     wheel: Wheel<Timer>,
     descriptors: Arc<Descriptors>,
@@ -298,7 +300,8 @@ impl Worker {
             links: Slab::new(),
             pool: Pool::default(),
             pipes: Pipes::default(),
-            shared: http2::SharedLinks::default(),
+            shared: http2::ByLink::default(),
+            solos: http2::ByLink::default(),
             lines: http2::Lines::default(),
             wheel: Wheel::new(now),
             descriptors: spawn.descriptors,
@@ -379,7 +382,7 @@ impl Worker {
             (LinkState::Idle, _) => {}
             (LinkState::Connecting, _) if link.writable || link.readable => self.connected(key),
             (LinkState::Connecting, _) => {}
-            (LinkState::Shared, _) => self.touch_link(key),
+            (LinkState::Shared | LinkState::Solo, _) => self.touch_link(key),
             (LinkState::Busy, Some(session)) => self.touch(session),
             (LinkState::Busy, None) => self.remove_link(key),
         }

@@ -13,7 +13,8 @@ use super::client::Turn;
 use super::complaints::{Subject, is_clients};
 use super::dial::Failed;
 use super::drive::until;
-use super::link::{EndpointPool, LinkState};
+use super::http2::Handover;
+use super::link::{EndpointPool, LinkState, Waiter};
 use super::slab::Key;
 use super::splice::Toward;
 use super::{Served, Timer, Worker};
@@ -191,11 +192,11 @@ impl Worker {
         self.services[service as usize].as_ref()?.shared.config.upstream.max_connections
     }
 
-    fn pool_mut(&mut self, service: u32, pool: u32) -> Option<&mut EndpointPool> {
+    pub(super) fn pool_mut(&mut self, service: u32, pool: u32) -> Option<&mut EndpointPool> {
         self.services.get_mut(service as usize)?.as_mut()?.pools.get_mut(pool as usize)?.as_mut()
     }
 
-    fn pop_idle(&mut self, service: u32, pool: u32) -> Option<Key> {
+    pub(super) fn pop_idle(&mut self, service: u32, pool: u32) -> Option<Key> {
         let pool = self.pool_mut(service, pool)?;
         let link = pool.idle.pop()?;
         pool.tally.idle_links.sub(1);
@@ -214,7 +215,7 @@ impl Worker {
         {
             served.waiting += 1;
             turn.queued = true;
-            pool.waiting.push_back(key);
+            pool.waiting.push_back(Waiter::Session(key));
             self.rearm(key);
         }
     }
@@ -578,13 +579,24 @@ impl Worker {
         (link.state, link.session, link.since) = (LinkState::Idle, None, self.now);
         let armed = std::mem::replace(&mut link.armed, true);
         while let Some(waiter) = self.pool_mut(service, pool_index).and_then(|p| p.waiting.pop_front()) {
+            let waiter = match waiter {
+                Waiter::Session(session) => session,
+                Waiter::Stream(session, stream) => {
+                    if let Some(link) = self.links.get_mut(key) {
+                        link.state = LinkState::Busy;
+                    }
+                    let link = Some(key);
+                    let handover = Handover { session, stream, service, pool: pool_index, link };
+                    return self.lines.handovers.push(handover);
+                }
+            };
             let Some(turn) = self.sessions.get(waiter).and_then(|c| c.turn.as_ref()).filter(|t| t.queued) else {
                 continue;
             };
             if turn.fresh {
                 // It waits for room, not for this link.
                 if let Some(pool) = self.pool_mut(service, pool_index) {
-                    pool.waiting.push_front(waiter);
+                    pool.waiting.push_front(Waiter::Session(waiter));
                 }
                 return self.remove_popped(key);
             }
@@ -609,7 +621,7 @@ impl Worker {
     }
 
     /// Closes a link that is idle, but not in its pool's list, and so not to be looked for there.
-    fn remove_popped(&mut self, key: Key) {
+    pub(super) fn remove_popped(&mut self, key: Key) {
         if let Some(link) = self.links.get_mut(key) {
             link.state = LinkState::Busy;
         }
@@ -635,20 +647,37 @@ impl Worker {
         if let Some(shared) = self.shared.take(key) {
             self.shared_gone(key, (service, link.pool), shared, link.turns);
         }
-        let Self { sessions, services, .. } = self;
+        if let Some(solo) = self.solos.take(key) {
+            self.solo_gone(key, *solo, link.turns);
+        }
+        self.offer_room(service, link.pool);
+    }
+
+    /// There is room for one connection now, perhaps for a turn that waits.
+    pub(super) fn offer_room(&mut self, service: u32, pool_index: u32) {
+        let Self { sessions, services, lines, .. } = self;
         let Some(Some(served)) = services.get_mut(service as usize) else { return };
-        let Some(Some(pool)) = served.pools.get_mut(link.pool as usize) else { return };
+        let Some(Some(pool)) = served.pools.get_mut(pool_index as usize) else { return };
         let queued = |waiter: Key| sessions.get(waiter).and_then(|c| c.turn.as_ref()).is_some_and(|t| t.queued);
-        if let Some(waiter) = std::iter::from_fn(|| pool.waiting.pop_front()).find(|&waiter| queued(waiter)) {
-            // There is room for one connection now.
-            self.unqueue(waiter);
-            if let Some(turn) = self.sessions.get_mut(waiter).and_then(|c| c.turn.as_mut()) {
-                turn.ticket = None;
+        let waits = |waiter: &Waiter| match *waiter {
+            Waiter::Session(session) => queued(session),
+            // Whether it still does is seen when its session is in its place.
+            Waiter::Stream(..) => true,
+        };
+        match std::iter::from_fn(|| pool.waiting.pop_front()).find(waits) {
+            Some(Waiter::Session(waiter)) => {
+                self.unqueue(waiter);
+                if let Some(turn) = self.sessions.get_mut(waiter).and_then(|c| c.turn.as_mut()) {
+                    turn.ticket = None;
+                }
+                self.acquire(waiter);
+                self.touch(waiter);
             }
-            self.acquire(waiter);
-            self.touch(waiter);
-        } else if pool.open == 0 && !pool.usable {
-            served.free_pool(link.pool);
+            Some(Waiter::Stream(session, stream)) => {
+                lines.handovers.push(Handover { session, stream, service, pool: pool_index, link: None });
+            }
+            None if pool.open == 0 && !pool.usable => served.free_pool(pool_index),
+            None => {}
         }
     }
 
@@ -661,7 +690,7 @@ impl Worker {
             LinkState::Connecting => upstream.connect_timeout,
             LinkState::Idle => upstream.idle_timeout,
             // Armed again when it becomes idle.
-            LinkState::Busy => return,
+            LinkState::Busy | LinkState::Solo => return,
             LinkState::Shared => return self.shared_timeout(key),
         };
         let due = link.since + limit;

@@ -23,11 +23,13 @@ use tracing::error;
 const UNAVAILABLE: u8 = 14;
 
 /// A part of an answer.
-struct Answer<'a> {
-    part: Part,
-    status: u16,
-    fields: &'a Fields,
-    end: bool,
+pub(super) struct Answer<'a> {
+    pub(super) part: Part,
+    pub(super) status: u16,
+    pub(super) fields: &'a Fields,
+    pub(super) end: bool,
+    /// It says already by which way it came (`via`).
+    pub(super) noted: bool,
 }
 
 impl Shared {
@@ -70,12 +72,16 @@ impl Worker {
         self.touch_link(key);
     }
 
-    /// Drives the shared links that something happened to.
+    /// Drives the links that something happened to.
     pub(in crate::worker) fn drive_links(&mut self) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut touched = std::mem::take(&mut self.lines.touched);
         for key in touched.drain(..) {
-            self.drive_link(key, &mut scratch);
+            if self.solos.get(key).is_some() {
+                self.drive_solo(key, &mut scratch);
+            } else {
+                self.drive_link(key, &mut scratch);
+            }
         }
         // Those that were touched meanwhile come next time.
         touched.append(&mut self.lines.touched);
@@ -91,7 +97,9 @@ impl Worker {
             error!("bug: a connection to an endpoint panicked and was closed; please report it");
             shared.cause = Cause::Bug;
         }
-        let waits = !shared.line.out.unsent().is_empty();
+        // TLS may hold what the socket has not taken, and have no more to come.
+        let holds = self.links.get(key).is_some_and(|link| link.stream.holds_output());
+        let waits = !shared.line.out.unsent().is_empty() || holds;
         shared.line.settle(&mut self.pool);
         let finished = shared.line.connection.is_finished() && !waits;
         self.shared.put(shared);
@@ -197,7 +205,7 @@ impl Worker {
             match event {
                 Event::Fields { stream, part, status, fields, end } => {
                     if let Some(tenant) = tenant(stream) {
-                        self.answer_came(key, tenant, &Answer { part, status, fields, end });
+                        self.answer_came(key, tenant, &Answer { part, status, fields, end, noted: false });
                     }
                     if end {
                         self.answer_ended(key, shared, stream);
@@ -241,25 +249,28 @@ impl Worker {
     /// Fields of an answer.
     fn answer_came(&mut self, key: Key, tenant: Tenant, answer: &Answer<'_>) {
         self.with_session(tenant.session, |worker, http2| {
-            worker.pass_answer(key, tenant, http2, answer);
+            let Tenant { own, session, stream: at } = tenant;
+            if http2.get(at).is_some_and(|stream| stream.place == Place::There(key, own)) {
+                worker.pass_answer(session, http2, at, answer);
+            }
         });
     }
 
-    fn pass_answer(&mut self, key: Key, tenant: Tenant, http2: &mut Http2, answer: &Answer<'_>) {
-        let Tenant { own, session, stream: at } = tenant;
-        let &Answer { part, status, fields, end } = answer;
-        let Some(stream) = http2.get(at).filter(|stream| stream.place == Place::There(key, own)) else { return };
+    /// Passes on fields of an answer. False: the request is run elsewhere instead.
+    pub(super) fn pass_answer(&mut self, session: Key, http2: &mut Http2, at: StreamKey, answer: &Answer<'_>) -> bool {
+        let &Answer { part, status, fields, end, noted } = answer;
+        let Some(stream) = http2.get(at) else { return true };
         let grpc = if stream.kind.1 && (end || part == Part::Trailers) { grpc_status(fields) } else { None };
         if part == Part::Head
             && self.may_rerun(session, http2, at, status, grpc)
             && self.retry_stream(session, http2, at)
         {
-            return;
+            return false;
         }
         let Self { sessions, services, lines, pool, now, .. } = self;
-        let Some(client) = sessions.get(session) else { return };
-        let Some(Some(served)) = services.get(client.service as usize) else { return };
-        let Some(stream) = http2.get(at) else { return };
+        let Some(client) = sessions.get(session) else { return true };
+        let Some(Some(served)) = services.get(client.service as usize) else { return true };
+        let Some(stream) = http2.get(at) else { return true };
         stream.turn.heard = true;
         stream.since = *now;
         stream.unwell |= grpc.is_some_and(is_unwell);
@@ -276,7 +287,7 @@ impl Worker {
         stream.answered(end);
         if part == Part::Trailers && !stream.down.is_clear() {
             stream.down.trailers = Some(lines.keep(fields));
-            return;
+            return true;
         }
         let done = stream.down.ended;
         stream.down.done = done;
@@ -284,13 +295,14 @@ impl Worker {
         let Line { connection, out, .. } = &mut http2.line;
         connection.fields(at, part, end, &mut Out::new(out.lend_wide(pool)), |writer| match part {
             Part::Trailers => fields.iter().for_each(|field| writer.forward(&field)),
-            Part::Informational | Part::Head => put_response(fields, false, writer, settings),
+            Part::Informational | Part::Head => put_response(fields, noted, writer, settings),
         });
         if done {
             self.complete(session, http2, at);
         } else {
             self.note_due(session, http2, at);
         }
+        true
     }
 
     /// May a turn that was answered so be run elsewhere?
@@ -308,22 +320,34 @@ impl Worker {
     fn data_came(&mut self, key: Key, tenant: Tenant, data: &[u8], end: bool) -> usize {
         let taken = self.with_session(tenant.session, |worker, http2| {
             let Tenant { own, session, stream: at } = tenant;
-            let service = worker.sessions.get(session)?.service;
-            let room = worker.room(service);
-            let Http2 { line, streams, .. } = http2;
-            let stream = find(streams, at).filter(|stream| stream.place == Place::There(key, own))?;
-            stream.since = worker.now;
-            stream.answered(end);
-            if let Some(log) = &mut stream.log {
-                log.sent += data.len() as u64;
-            }
-            let sent = line.data(at, &mut stream.down, data, room, &mut worker.pool);
-            if stream.down.done {
-                worker.complete(session, http2, at);
-            }
-            Some(sent)
+            http2.get(at).filter(|stream| stream.place == Place::There(key, own))?;
+            worker.pass_data(session, http2, at, data, end)
         });
         taken.flatten().unwrap_or(data.len())
+    }
+
+    /// Passes on some of the body of an answer; returns how much of it the client's connection took.
+    pub(super) fn pass_data(
+        &mut self,
+        session: Key,
+        http2: &mut Http2,
+        at: StreamKey,
+        data: &[u8],
+        end: bool,
+    ) -> Option<usize> {
+        let room = self.room(self.sessions.get(session)?.service);
+        let Http2 { line, streams, .. } = http2;
+        let stream = find(streams, at)?;
+        stream.since = self.now;
+        stream.answered(end);
+        if let Some(log) = &mut stream.log {
+            log.sent += data.len() as u64;
+        }
+        let sent = line.data(at, &mut stream.down, data, room, &mut self.pool);
+        if stream.down.done {
+            self.complete(session, http2, at);
+        }
+        Some(sent)
     }
 
     /// A stream of the link is over before its time.

@@ -11,6 +11,7 @@
 //!
 //! * `session`: from a client's bytes to links
 //! * `link`: from an endpoint's bytes to sessions
+//! * `solo`: links of HTTP/1.1, of which each has one stream
 //! * `turn`: choosing an endpoint for a stream, opening it there, trying again, its end
 //! * `pass`: data, credit, and what is written in the end
 //!
@@ -19,6 +20,7 @@
 mod link;
 mod pass;
 mod session;
+mod solo;
 mod turn;
 
 use super::buffer::{Pool, SendBuf};
@@ -27,12 +29,13 @@ use super::slab::Key;
 use evenkeel_core::end::Cause;
 use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
+use evenkeel_wire::http1::exchange::Exchange;
 use evenkeel_wire::http2::connection::Connection;
 use evenkeel_wire::http2::forward::{Added, Traced};
 use evenkeel_wire::http2::hpack::Fields;
 use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::out::Out;
-use evenkeel_wire::session::TurnLog;
+use evenkeel_wire::session::{Context, TurnLog};
 
 /// Streams, and heads and trailers, that a worker keeps the memory of.
 const SPARE: usize = 1024;
@@ -109,6 +112,14 @@ fn find(streams: &mut [Seat], key: StreamKey) -> Option<&mut Stream> {
     streams.get_mut(key.slot())?.as_deref_mut()?.as_mut().filter(|stream| stream.key == key)
 }
 
+/// What every request of a client gets, made once for it.
+fn added_for<'a>(added: &'a mut Option<Box<Added>>, context: &Context<'_>) -> &'a Added {
+    if added.as_ref().is_some_and(|added| !added.suits(context.settings)) {
+        *added = None;
+    }
+    added.get_or_insert_with(|| Box::new(Added::of(context)))
+}
+
 impl Http2 {
     #[inline]
     fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
@@ -159,6 +170,8 @@ struct Stream {
     place: Place,
     /// `HEAD`, and gRPC: how an answer of ours looks.
     kind: (bool, bool),
+    /// The request had no body when it began.
+    bodiless: bool,
     traced: Option<Traced>,
     log: Option<Box<TurnLog>>,
     /// The head, until it need not be sent again.
@@ -184,7 +197,7 @@ impl Stream {
     /// Some of the answer came; `end`: the last of it.
     fn answered(&mut self, end: bool) {
         self.down.ended |= end;
-        if end && self.up.done {
+        if end && self.up.done && matches!(self.place, Place::There(..)) {
             // The link has forgotten its stream by itself.
             self.place = Place::Done;
         }
@@ -198,6 +211,8 @@ enum Place {
     Waits,
     /// A stream of a shared link.
     There(Key, StreamKey),
+    /// A link of HTTP/1.1 that it has for itself, if only to be opened.
+    Solo(Key),
     /// The endpoint is done with it.
     Done,
 }
@@ -240,29 +255,80 @@ pub(super) struct Shared {
     queued: bool,
 }
 
-/// What shared links have, by the index of the link: links of HTTP/1.1, of which there may be many, need no room for
-/// it.
-#[derive(Debug, Default)]
-pub(super) struct SharedLinks(Vec<Option<Box<Shared>>>);
+/// What a link of HTTP/1.1 has while a stream uses it.
+#[derive(Debug)]
+pub(super) struct Solo {
+    /// Of the link.
+    key: Key,
+    session: Key,
+    stream: StreamKey,
+    /// Request and answer, once the link is there.
+    exchange: Option<Exchange>,
+    /// To the endpoint.
+    out: SendBuf,
+    /// What the endpoint sent and could not be used yet: some of a head, or of trailers.
+    input: Vec<u8>,
+    /// Bytes of the body in `out`, for which the client has no credit yet.
+    owed: usize,
+    /// Some of the request was sent.
+    sent: bool,
+    /// Some of an answer has come.
+    heard: bool,
+    /// It is in the list of those that are to be written.
+    listed: bool,
+    /// It is in the list of links to drive.
+    queued: bool,
+    /// Why it is about to go.
+    cause: Cause,
+}
 
-impl SharedLinks {
-    pub(super) fn get(&self, key: Key) -> Option<&Shared> {
-        self.0.get(key.index as usize)?.as_deref().filter(|shared| shared.key == key)
+/// What stands beside a link.
+pub(super) trait Beside {
+    /// Of the link.
+    fn key(&self) -> Key;
+}
+
+impl Beside for Shared {
+    fn key(&self) -> Key {
+        self.key
+    }
+}
+
+impl Beside for Solo {
+    fn key(&self) -> Key {
+        self.key
+    }
+}
+
+/// What some links have, by the index of the link: those of sessions of HTTP/1.1, of which there may be many, need no
+/// room for it.
+#[derive(Debug)]
+pub(super) struct ByLink<T>(Vec<Option<Box<T>>>);
+
+impl<T> Default for ByLink<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Beside> ByLink<T> {
+    pub(super) fn get(&self, key: Key) -> Option<&T> {
+        self.0.get(key.index as usize)?.as_deref().filter(|beside| beside.key() == key)
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Shared> {
-        self.0.get_mut(key.index as usize)?.as_deref_mut().filter(|shared| shared.key == key)
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.0.get_mut(key.index as usize)?.as_deref_mut().filter(|beside| beside.key() == key)
     }
 
-    pub(super) fn put(&mut self, shared: Box<Shared>) {
-        let index = shared.key.index as usize;
+    pub(super) fn put(&mut self, beside: Box<T>) {
+        let index = beside.key().index as usize;
         if self.0.len() <= index {
             self.0.resize_with(index + 1, || None);
         }
-        self.0[index] = Some(shared);
+        self.0[index] = Some(beside);
     }
 
-    pub(super) fn take(&mut self, key: Key) -> Option<Box<Shared>> {
+    pub(super) fn take(&mut self, key: Key) -> Option<Box<T>> {
         self.get(key)?;
         self.0[key.index as usize].take()
     }
@@ -303,14 +369,27 @@ pub(super) enum Unwritten {
     Link(Key),
 }
 
+/// What a stream waited for is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handover {
+    pub(super) session: Key,
+    pub(super) stream: StreamKey,
+    pub(super) service: u32,
+    pub(super) pool: u32,
+    /// `None`: there is room for another link.
+    pub(super) link: Option<Key>,
+}
+
 /// What a worker has for HTTP/2 as a whole.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     unwritten: Vec<Unwritten>,
     /// Shared links to drive this turn.
     pub(super) touched: Vec<Key>,
-    /// Streams of links that nobody needs any more.
+    /// Streams of links that nobody needs any more; of a link of HTTP/1.1, the stream that had it.
     resets: Vec<(Key, StreamKey)>,
+    /// Links, and room for them, that streams waited for.
+    pub(super) handovers: Vec<Handover>,
     #[expect(clippy::vec_box, reason = "they change hands as boxes")]
     spare: Vec<Box<Fields>>,
     #[expect(clippy::vec_box, reason = "they change hands as boxes")]

@@ -2,7 +2,7 @@
 
 use super::{Http2, Line, Shared, Unwritten, Way};
 use crate::worker::Worker;
-use crate::worker::buffer::Pool;
+use crate::worker::buffer::{Pool, SendBuf};
 use crate::worker::link::LinkState;
 use crate::worker::slab::Key;
 use crate::worker::socket::Stream as Socket;
@@ -79,27 +79,9 @@ impl Line {
         }
     }
 
-    /// Writes what waits, until the socket takes no more; returns how many bytes went.
-    fn write(&mut self, stream: &mut Socket, writable: &mut bool) -> io::Result<usize> {
-        let mut total = 0;
-        while *writable && (!self.out.unsent().is_empty() || stream.holds_output()) {
-            let waiting = self.out.unsent();
-            match stream.write(waiting, &[]) {
-                Ok(n) => {
-                    *writable = n == waiting.len() && !stream.holds_output();
-                    self.out.advance(n);
-                    total += n;
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => *writable = false,
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(total)
-    }
-
-    /// Streams had to wait, and need not any more.
-    fn has_room_again(&mut self, most: usize) -> bool {
-        self.out.unsent().len() <= most / 2 && std::mem::take(&mut self.full)
+    /// Streams had to wait, and need not any more: whoever resumes them says that it is full no longer.
+    fn has_room_again(&self, most: usize) -> bool {
+        self.full && self.out.unsent().len() <= most / 2
     }
 
     /// Gives the buffer back if nothing waits in it.
@@ -110,21 +92,42 @@ impl Line {
     }
 }
 
+impl SendBuf {
+    /// Writes what waits, until the socket takes no more; returns how many bytes went.
+    pub(super) fn write(&mut self, stream: &mut Socket, writable: &mut bool) -> io::Result<usize> {
+        let mut total = 0;
+        while *writable && (!self.unsent().is_empty() || stream.holds_output()) {
+            let waiting = self.unsent();
+            match stream.write(waiting, &[]) {
+                Ok(n) => {
+                    *writable = n == waiting.len() && !stream.holds_output();
+                    self.advance(n);
+                    total += n;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => *writable = false,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(total)
+    }
+}
+
 impl Worker {
-    /// A session may have something to be written.
+    /// A session may have something to be written, or TLS holds what its socket has not taken.
     pub(super) fn list_session(&mut self, key: Key, http2: &mut Http2) {
-        if http2.line.out.unsent().is_empty() {
+        let holds = self.sessions.get(key).is_some_and(|client| client.stream.holds_output());
+        if !holds && http2.line.out.unsent().is_empty() {
             http2.line.settle(&mut self.pool);
         } else if !std::mem::replace(&mut http2.line.listed, true) {
             self.lines.unwritten.push(Unwritten::Session(key));
         }
     }
 
-    /// A shared link has something to be written.
+    /// A link has something to be written.
     pub(super) fn list_link(&mut self, key: Key) {
-        if let Some(shared) = self.shared.get_mut(key)
-            && !std::mem::replace(&mut shared.line.listed, true)
-        {
+        let listed = self.shared.get_mut(key).map(|shared| &mut shared.line.listed);
+        let listed = listed.or_else(|| self.solos.get_mut(key).map(|solo| &mut solo.listed));
+        if listed.is_some_and(|listed| !std::mem::replace(listed, true)) {
             self.lines.unwritten.push(Unwritten::Link(key));
         }
     }
@@ -134,6 +137,10 @@ impl Worker {
         loop {
             if let Some((link, stream)) = self.lines.resets.pop() {
                 self.abandon(link, stream);
+                continue;
+            }
+            if let Some(handover) = self.lines.handovers.pop() {
+                self.hand_over(handover);
                 continue;
             }
             match self.lines.unwritten.pop() {
@@ -150,7 +157,7 @@ impl Worker {
         let Some(http2) = client.rare.as_mut().and_then(|rare| rare.http2.as_mut()) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
         http2.line.listed = false;
-        let written = http2.line.write(&mut client.stream, &mut client.writable);
+        let written = http2.line.out.write(&mut client.stream, &mut client.writable);
         let resumes = http2.line.has_room_again(served.shared.config.limits.buffer);
         http2.line.settle(pool);
         match written {
@@ -164,6 +171,9 @@ impl Worker {
     }
 
     pub(super) fn write_link(&mut self, key: Key) {
+        if self.solos.get(key).is_some() {
+            return self.write_solo(key);
+        }
         let Self { links, shared, services, pool, .. } = self;
         let (Some(link), Some(shared)) = (links.get_mut(key), shared.get_mut(key)) else { return };
         let Some(Some(served)) = services.get(link.service as usize) else { return };
@@ -172,7 +182,7 @@ impl Worker {
         if link.state != LinkState::Shared {
             return;
         }
-        let written = shared.line.write(&mut link.stream, &mut link.writable);
+        let written = shared.line.out.write(&mut link.stream, &mut link.writable);
         let mut touch = shared.line.has_room_again(served.shared.config.limits.buffer);
         shared.line.settle(pool);
         touch |= shared.line.connection.is_finished();
@@ -194,11 +204,11 @@ impl Worker {
         }
     }
 
-    /// Sees to it that a shared link is driven before the loop sleeps again.
+    /// Sees to it that a link that is shared, or of a stream, is driven before the loop sleeps again.
     pub(in crate::worker) fn touch_link(&mut self, key: Key) {
-        if let Some(shared) = self.shared.get_mut(key)
-            && !std::mem::replace(&mut shared.queued, true)
-        {
+        let queued = self.shared.get_mut(key).map(|shared| &mut shared.queued);
+        let queued = queued.or_else(|| self.solos.get_mut(key).map(|solo| &mut solo.queued));
+        if queued.is_some_and(|queued| !std::mem::replace(queued, true)) {
             self.lines.touched.push(key);
         }
     }
@@ -223,6 +233,9 @@ impl Worker {
 
     /// Ends a stream of a link that nobody needs any more.
     fn abandon(&mut self, key: Key, stream: StreamKey) {
+        if self.solos.get(key).is_some() {
+            return self.abandon_solo(key);
+        }
         let Self { links, shared, pool, now, .. } = self;
         let (Some(link), Some(shared)) = (links.get_mut(key), shared.get_mut(key)) else { return };
         let Shared { line, .. } = shared;

@@ -206,6 +206,7 @@ impl Worker {
             turn: Turn::new(asked.want, *now),
             place: Place::Waits,
             kind: (asked.head, asked.grpc),
+            bodiless: end,
             traced: asked.traced,
             log: asked.log,
             request: Some(lines.keep(fields)),
@@ -235,7 +236,7 @@ impl Worker {
         let Some(client) = self.sessions.get(key) else { return };
         let service = client.service;
         let room = self.room(service);
-        let Self { shared, services, pool, now, .. } = self;
+        let Self { shared, solos, services, pool, now, .. } = self;
         let Some(Some(served)) = services.get(service as usize) else { return };
         let Some(stream) = http2.get(at) else {
             // Nobody takes it.
@@ -262,6 +263,13 @@ impl Worker {
                 0
             }
             Place::Done => data.len(),
+            Place::Solo(link) => {
+                // There is credit for it when its link took it.
+                if let Some(solo) = solos.get_mut(link) {
+                    solo.send(&mut stream.up, data, pool);
+                }
+                0
+            }
             Place::There(link, there) => match shared.get_mut(link) {
                 Some(shared) => shared.line.data(there, &mut stream.up, data, room, pool),
                 None => data.len(),
@@ -269,7 +277,7 @@ impl Worker {
         };
         let place = stream.place;
         http2.line.release(at, sent, pool);
-        if let Place::There(link, _) = place {
+        if let Place::There(link, _) | Place::Solo(link) = place {
             self.list_link(link);
         }
         if end {
@@ -282,13 +290,22 @@ impl Worker {
     pub(super) fn resume_up(&mut self, key: Key, http2: &mut Http2, at: StreamKey) {
         let Some(client) = self.sessions.get(key) else { return };
         let room = self.room(client.service);
-        let Self { shared, pool, .. } = self;
+        let Self { shared, solos, pool, .. } = self;
         let Some(stream) = http2.get(at) else { return };
-        let Place::There(link, there) = stream.place else { return };
-        let Some(shared) = shared.get_mut(link) else { return };
-        let sent = shared.line.resume(there, &mut stream.up, room, pool);
-        http2.line.release(at, sent, pool);
-        self.list_link(link);
+        match stream.place {
+            Place::There(link, there) => {
+                let Some(shared) = shared.get_mut(link) else { return };
+                let sent = shared.line.resume(there, &mut stream.up, room, pool);
+                http2.line.release(at, sent, pool);
+                self.list_link(link);
+            }
+            Place::Solo(link) => {
+                let Some(solo) = solos.get_mut(link) else { return };
+                solo.send(&mut stream.up, &[], pool);
+                self.list_link(link);
+            }
+            Place::Waits | Place::Done => {}
+        }
     }
 
     /// Goes on with what waits for the client, as far as it has room now.
@@ -327,6 +344,12 @@ impl Worker {
         {
             shared.line.release(there, sent, &mut self.pool);
             self.list_link(link);
+        }
+        if let Place::Solo(link) = stream.place
+            && sent > 0
+        {
+            // It may have been stopped.
+            self.touch_link(link);
         }
         if done {
             self.complete(key, http2, at);

@@ -3,17 +3,17 @@
 //! What may be tried again is what `worker/turn.rs` says, and, by the words of its endpoint, a stream that was not
 //! looked at: refused, or behind the last one of a GOAWAY (RFC 9113, section 8.7).
 
-use super::{Http2, Line, Place, Shared, Tenant, find};
+use super::{Http2, Line, Place, Shared, Tenant, added_for, find};
 use crate::service::Version;
 use crate::worker::Worker;
 use crate::worker::dial::Failed;
-use crate::worker::link::LinkState;
+use crate::worker::link::{EndpointPool, LinkState};
 use crate::worker::slab::Key;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Ask;
 use evenkeel_wire::answer::Own;
 use evenkeel_wire::http2::error::Code;
-use evenkeel_wire::http2::forward::{Added, answer, put_request};
+use evenkeel_wire::http2::forward::{answer, put_request};
 use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, LinkError, LinkFate, TurnEnd};
@@ -36,9 +36,13 @@ impl Worker {
             let Some(stream) = http2.get(at) else { return };
             let service = client.service;
             let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
-            if served.shared.speaks(Version::Http2) == Version::Http1 {
-                return self.fail_stream(key, http2, at, LinkError::Untranslated);
+            let version = served.shared.speaks_to_stream(client.peer.agreed_on_http2(), stream.kind.1);
+            if version == Version::Http1 && !self.fits_http1(key, http2, at) {
+                return;
             }
+            let Some(client) = self.sessions.get_mut(key) else { return };
+            let Some(stream) = http2.get(at) else { return };
+            let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
             let ask = Ask { scope: stream.turn.want.scope, key: stream.turn.want.key, avoid: stream.turn.tried() };
             let pinned = client.pin().and_then(|id| served.picker.repick(id, ask.scope, self.now));
             let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
@@ -51,6 +55,12 @@ impl Worker {
             let pool = served.pool_for(ticket.endpoint());
             let turn = &mut stream.turn;
             (turn.ticket, turn.pool, turn.tried_at) = (Some(ticket), pool, self.now);
+            if version == Version::Http1 {
+                if self.place_solo(key, http2, at, (service, pool)) {
+                    continue;
+                }
+                return;
+            }
             match self.find_shared(service, pool) {
                 Found::Room(link) => return self.open(key, http2, at, link),
                 Found::Soon => return self.wait(key, at, service, pool),
@@ -90,7 +100,7 @@ impl Worker {
         found
     }
 
-    fn links_are_enough(&self, service: u32, pool: u32) -> bool {
+    pub(super) fn links_are_enough(&self, service: u32, pool: u32) -> bool {
         let Some(Some(served)) = self.services.get(service as usize) else { return true };
         let open = served.pools.get(pool as usize).and_then(Option::as_ref).map_or(0, |pool| pool.open);
         served.shared.config.upstream.max_connections.is_some_and(|most| open >= most)
@@ -106,6 +116,19 @@ impl Worker {
 
     /// Every link is full, and there may not be another.
     fn wait_in_queue(&mut self, key: Key, http2: &mut Http2, at: StreamKey, service: u32, pool: u32) {
+        self.queue_stream(key, http2, at, service, pool, |pool| pool.streams.push_back((key, at)));
+    }
+
+    /// Has a stream wait in a queue of its pool, if there is room in that.
+    pub(super) fn queue_stream(
+        &mut self,
+        key: Key,
+        http2: &mut Http2,
+        at: StreamKey,
+        service: u32,
+        pool: u32,
+        queue: impl FnOnce(&mut EndpointPool),
+    ) {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         if served.waiting >= served.shared.config.limits.queue {
             served.tally.limits[Limit::Queue as usize].add(1);
@@ -116,7 +139,9 @@ impl Worker {
             stream.turn.queued = true;
         }
         self.note_due(key, http2, at);
-        self.wait(key, at, service, pool);
+        if let Some(pool) = self.pool_mut(service, pool) {
+            queue(pool);
+        }
     }
 
     /// Opens a stream on a link that has room.
@@ -130,10 +155,7 @@ impl Worker {
         let (Some(shared), Some(stream)) = (shared.get_mut(link_key), find(streams, at)) else { return };
         let Some(request) = stream.request.as_ref() else { return };
         let context = Context::new(&served.shared.settings, &client.peer, *now);
-        let added = match added {
-            Some(added) if added.suits(context.settings) => added,
-            none => none.insert(Box::new(Added::of(&context))),
-        };
+        let added = added_for(added, &context);
         let end = stream.up.ended && stream.up.is_clear();
         let Shared { line: Line { connection, out, .. }, .. } = shared;
         let opened = connection.request(end, &mut Out::new(out.lend_wide(pool)), |writer| {
@@ -191,7 +213,7 @@ impl Worker {
         }
     }
 
-    fn unqueue_stream(&mut self, service: u32, http2: &mut Http2, at: StreamKey) {
+    pub(super) fn unqueue_stream(&mut self, service: u32, http2: &mut Http2, at: StreamKey) {
         if let Some(stream) = http2.get(at)
             && std::mem::take(&mut stream.turn.queued)
             && let Some(Some(served)) = self.services.get_mut(service as usize)
@@ -201,7 +223,7 @@ impl Worker {
     }
 
     /// A try got no connection: true if the stream may be tried elsewhere; if not, the client knows.
-    fn stream_failed(&mut self, key: Key, http2: &mut Http2, at: StreamKey, failed: Failed) -> bool {
+    pub(super) fn stream_failed(&mut self, key: Key, http2: &mut Http2, at: StreamKey, failed: Failed) -> bool {
         let Some(service) = self.sessions.get(key).map(|client| client.service) else { return false };
         self.unqueue_stream(service, http2, at);
         let Some(stream) = http2.get(at) else { return false };
@@ -237,8 +259,16 @@ impl Worker {
         self.fail_stream(key, http2, at, LinkError::Overload);
     }
 
-    /// The link of a stream is gone; `stale`: one that had served others before.
-    pub(super) fn stream_lost(&mut self, key: Key, http2: &mut Http2, at: StreamKey, cause: Cause, stale: bool) {
+    /// The link of a stream is gone; `stale`: one that had served others before; `safe`: it did not run, or may run
+    /// twice.
+    pub(super) fn stream_lost(
+        &mut self,
+        key: Key,
+        http2: &mut Http2,
+        at: StreamKey,
+        cause: Cause,
+        (stale, safe): (bool, bool),
+    ) {
         let Some(service) = self.sessions.get(key).map(|client| client.service) else { return };
         let Some(stream) = http2.get(at) else { return };
         if stream.down.ended {
@@ -247,7 +277,7 @@ impl Worker {
             return;
         }
         stream.place = Place::Waits;
-        if stream.turn.want.idempotent && stream.may_run_again() {
+        if safe && stream.may_run_again() {
             let turn = &mut stream.turn;
             if stale && !turn.fresh {
                 // As with a pooled link of HTTP/1.1: it may close whenever it likes.
@@ -274,6 +304,7 @@ impl Worker {
             return false;
         }
         self.close_try(service, &mut stream.turn, Cause::EndpointClosed, false);
+        // A link of HTTP/1.1 goes when it was driven.
         if let Place::There(link, there) = std::mem::replace(&mut stream.place, Place::Waits) {
             self.lines.resets.push((link, there));
         }
@@ -337,8 +368,10 @@ impl Worker {
         self.unqueue_stream(service, http2, at);
         let Some(mut stream) = http2.remove(at, &mut self.lines) else { return };
         http2.since = self.now;
-        if let Place::There(link, there) = stream.place {
-            self.lines.resets.push((link, there));
+        match stream.place {
+            Place::There(link, there) => self.lines.resets.push((link, there)),
+            Place::Solo(link) => self.lines.resets.push((link, at)),
+            Place::Waits | Place::Done => {}
         }
         self.lines.give(stream.request.take());
         self.lines.give(stream.up.trailers.take());
@@ -375,7 +408,8 @@ impl Worker {
             self.with_session(tenant.session, |worker, http2| {
                 let place = http2.get(tenant.stream).map(|stream| stream.place);
                 if place == Some(Place::There(key, tenant.own)) {
-                    worker.stream_lost(tenant.session, http2, tenant.stream, cause, stale);
+                    let safe = http2.get(tenant.stream).is_some_and(|stream| stream.turn.want.idempotent);
+                    worker.stream_lost(tenant.session, http2, tenant.stream, cause, (stale, safe));
                 }
             });
         }
