@@ -62,6 +62,8 @@ closed_list! {
         EndpointTls = "endpoint-tls",
         /// The endpoint did not answer in time.
         EndpointTimeout = "endpoint-timeout",
+        /// The time that the client gave its call was over (`grpc-timeout`).
+        Deadline = "deadline",
         /// The endpoint left; the session was asked to go, or its drain grace ended.
         EndpointDrained = "endpoint-drained",
         /// The client was asked to come back and go to another endpoint, for balance.

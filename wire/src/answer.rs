@@ -1,5 +1,6 @@
 //! Answers that evenkeel gives by itself, whatever the version of HTTP.
 
+use crate::grpc::status;
 use crate::session::LinkError;
 use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_core::picker::NoPick;
@@ -41,6 +42,9 @@ impl Own<'_> {
             }
             LinkError::Failed(Cause::EndpointTls) => (502, Phase::Connect, "TLS with the endpoint failed"),
             LinkError::Failed(Cause::EndpointTimeout) => (504, Phase::Wait, "the endpoint did not answer in time"),
+            LinkError::Failed(Cause::Deadline) => {
+                (504, Phase::Wait, "the deadline of the call passed before it was answered")
+            }
             LinkError::Failed(Cause::EndpointProtocol) => {
                 (502, Phase::Wait, "the endpoint's answer was not valid HTTP")
             }
@@ -56,10 +60,23 @@ impl Own<'_> {
         Own { status, end: End { cause: error.cause(), phase }, sentence, retry_after }
     }
 
+    /// The link is gone, or the turn is to end, in the middle of a response: how it ends, if it can say so.
+    pub fn amid(error: LinkError) -> Own<'static> {
+        let own = Own::of(error);
+        let sentence = match error {
+            LinkError::Failed(Cause::Deadline) => "the deadline of the call passed before its answer was complete",
+            LinkError::Failed(Cause::EndpointTimeout) => "the endpoint said nothing for too long",
+            LinkError::Failed(Cause::EndpointClosed) => "the endpoint broke off its answer",
+            _ => own.sentence,
+        };
+        Own { end: End { phase: Phase::Response, ..own.end }, sentence, ..own }
+    }
+
     /// The request did not arrive in time.
     pub fn too_slow(end: End) -> Own<'static> {
         Own { status: 408, end, sentence: "the request took too long to arrive", retry_after: 1 }
     }
+
     /// What is asked for is larger than allowed.
     pub fn limit(status: u16, sentence: &'static str) -> Own<'static> {
         let end = End { cause: Cause::ClientLimit, phase: Phase::Request };
@@ -68,19 +85,13 @@ impl Own<'_> {
 
     /// The same in gRPC: the status of a call (<https://grpc.io/docs/guides/status-codes>).
     pub fn grpc_status(&self) -> u8 {
-        const CANCELLED: u8 = 1;
-        const DEADLINE_EXCEEDED: u8 = 4;
-        const RESOURCE_EXHAUSTED: u8 = 8;
-        const UNIMPLEMENTED: u8 = 12;
-        const INTERNAL: u8 = 13;
-        const UNAVAILABLE: u8 = 14;
         match self.end.cause {
-            Cause::ClientClosed => CANCELLED,
-            Cause::EndpointTimeout | Cause::ClientTimeout => DEADLINE_EXCEEDED,
-            Cause::Overload | Cause::ClientLimit => RESOURCE_EXHAUSTED,
-            Cause::ClientProtocol if self.status == 501 => UNIMPLEMENTED,
-            Cause::ClientProtocol | Cause::EndpointProtocol | Cause::Bug => INTERNAL,
-            _ => UNAVAILABLE,
+            Cause::ClientClosed => status::CANCELLED,
+            Cause::Deadline | Cause::EndpointTimeout | Cause::ClientTimeout => status::DEADLINE_EXCEEDED,
+            Cause::Overload | Cause::ClientLimit => status::RESOURCE_EXHAUSTED,
+            Cause::ClientProtocol if self.status == 501 => status::UNIMPLEMENTED,
+            Cause::ClientProtocol | Cause::EndpointProtocol | Cause::Bug => status::INTERNAL,
+            _ => status::UNAVAILABLE,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod detect;
 pub mod edge;
 pub mod engine;
+pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod out;

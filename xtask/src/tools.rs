@@ -41,6 +41,10 @@ const PYTHON: &[&str] = &[
     "waitress==3.*",
     "uvicorn==0.*",
     "h11==0.*",
+    // gRPC, both ends.
+    "grpcio==1.*",
+    "grpcio-health-checking==1.*",
+    "grpcio-reflection==1.*",
     // Traces: clients and backends that take part, and the messages that a collector reads.
     "opentelemetry-sdk==1.*",
     "opentelemetry-proto==1.*",
@@ -48,7 +52,7 @@ const PYTHON: &[&str] = &[
 
 /// Shows that they are all there.
 const IMPORTS: &str = "import aiohttp, requests, prometheus_client, websockets.asyncio.client, waitress, uvicorn, h11, \
-                       opentelemetry.sdk.trace, opentelemetry.proto.collector.trace.v1.trace_service_pb2";
+                       grpc_health.v1.health, grpc_reflection.v1alpha.reflection, opentelemetry.sdk.trace, opentelemetry.proto.collector.trace.v1.trace_service_pb2";
 
 /// npm packages of the end-to-end tests.
 const NODE: &[&str] = &["ws@8"];

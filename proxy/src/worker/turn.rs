@@ -829,7 +829,7 @@ fn outcome(turn: &Turn, end: &TurnEnd, now: evenkeel_core::time::Instant) -> Out
             | Cause::EndpointTls
             | Cause::EndpointTimeout,
         ) => Outcome::Failure(took, None),
-        Some(Cause::ClientClosed) if turn.first_byte.is_none() => Outcome::Cancelled(took),
+        Some(Cause::ClientClosed | Cause::Deadline) if turn.first_byte.is_none() => Outcome::Cancelled(took),
         // The client's doing, but the endpoint had answered by then.
         Some(_) if turn.first_byte.is_some() => Outcome::Success(took),
         Some(_) => Outcome::Unknown,

@@ -12,7 +12,7 @@ use super::head::{Flaw, Name, Scan, find_end, put_field, valid_host};
 use super::request::put_length;
 use super::response;
 use crate::http2::connection::Part;
-use crate::http2::forward::{Added, Put, Traced, authority, put_request};
+use crate::http2::forward::{Added, Amended, Put, Traced, authority, put_request};
 use crate::http2::hpack::{Field, Fields, Form, Name as Known};
 use crate::out::Out;
 use crate::session::{Context, Settings};
@@ -115,7 +115,7 @@ impl Exchange {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         put_field(out, b"Host", authority(fields));
         let mut writer = Writer { out, body: !end, cookie: false, trailers: false };
-        put_request(fields, added, traced, &mut writer, context);
+        put_request(fields, added, traced, Amended::default(), &mut writer, context);
         let Writer { cookie, trailers, .. } = writer;
         if cookie {
             put_cookies(fields, out);

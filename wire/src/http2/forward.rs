@@ -10,6 +10,7 @@ use super::send::FieldWriter;
 use super::streams::StreamKey;
 use crate::answer::Own;
 use crate::engine::source_key;
+use crate::grpc;
 use crate::out::Out;
 use crate::session::{Affinity, Context, Forwarding, Settings, TurnLog, Want};
 use crate::trace::{Trace, is_state};
@@ -19,10 +20,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::net::IpAddr;
+use core::str::FromStr;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::hash::hash;
 use evenkeel_core::picker::Scope;
-use evenkeel_core::time::Instant;
+use evenkeel_core::time::{Duration, Instant};
 
 /// What is to be known of a request while its turn lasts.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Asked {
     pub head: bool,
     /// gRPC: an answer of ours is a status of it.
     pub grpc: bool,
+    /// The time that its client gives a call of gRPC.
+    pub timeout: Option<Duration>,
     /// Its part in a trace.
     pub traced: Option<Traced>,
     /// For access log and trace, if one of them wants it.
@@ -68,9 +72,18 @@ impl Turned {
     }
 }
 
-/// A content type of gRPC: `application/grpc`, alone or with something behind it.
-fn is_grpc(content_type: &[u8]) -> bool {
-    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+/// What is said of a call of gRPC otherwise than its client did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Amended {
+    /// What is left of its time, if some of that is gone.
+    pub timeout: Option<Duration>,
+    /// How often it was tried, and answered, before.
+    pub attempts: u32,
+}
+
+/// Is this a message of gRPC?
+pub fn is_grpc(fields: &Fields) -> bool {
+    fields.get(Name::CONTENT_TYPE).is_some_and(grpc::is_content_type)
 }
 
 impl Asked {
@@ -102,6 +115,8 @@ impl Asked {
             let trace = Trace::of(named(Name::TRACEPARENT), span);
             Traced { trace, state: trace.parent_id.is_some() && is_state(named(Name::TRACESTATE)) }
         });
+        let grpc = is_grpc(fields);
+        let timeouts = || named(Name::GRPC_TIMEOUT).filter_map(grpc::timeout);
         let wanted = settings.log || traced.is_some_and(|traced| traced.trace.is_sampled());
         Ok(Self {
             want: Want {
@@ -113,7 +128,9 @@ impl Asked {
                 probe: false,
             },
             head: method == b"HEAD",
-            grpc: fields.get(Name::CONTENT_TYPE).is_some_and(is_grpc),
+            grpc,
+            // What is none is the endpoint's to judge; of several it may take any.
+            timeout: if grpc { timeouts().min() } else { None },
             traced,
             log: wanted.then(|| log(fields, traced.map(|traced| traced.trace))),
         })
@@ -212,6 +229,7 @@ pub fn put_request(
     fields: &Fields,
     added: &Added,
     traced: Option<&Traced>,
+    amended: Amended,
     writer: &mut impl Put,
     context: &Context<'_>,
 ) {
@@ -231,6 +249,8 @@ pub fn put_request(
             }
             Name::X_FORWARDED_HOST => matches!(x, Forwarding::Keep | Forwarding::Append),
             Name::FORWARDED => standard == Forwarding::Keep,
+            Name::GRPC_TIMEOUT => amended.timeout.is_none(),
+            Name::GRPC_PREVIOUS_ATTEMPTS => amended.attempts == 0,
             Name::TRACEPARENT => traced.is_none(),
             Name::TRACESTATE => traced.is_none_or(|traced| traced.state && !field.value().is_empty()),
             Name::OTHER => !is_subject(&field, settings),
@@ -246,6 +266,14 @@ pub fn put_request(
     }
     if let Some(Traced { trace, .. }) = traced {
         writer.put("traceparent", &trace.traceparent(), Form::Plain);
+    }
+    if let Some(timeout) = amended.timeout {
+        writer.put("grpc-timeout", grpc::timeout_value(timeout).as_bytes(), Form::Plain);
+    }
+    if amended.attempts > 0 {
+        let before = fields.get(Name::GRPC_PREVIOUS_ATTEMPTS).and_then(number).unwrap_or(0);
+        let attempts = amended.attempts.saturating_add(before);
+        writer.put("grpc-previous-rpc-attempts", format!("{attempts}").as_bytes(), Form::Indexed);
     }
     if let Some(name) = &settings.via {
         writer.put("via", format!("{}2 {name}", before(fields, Name::VIA)).as_bytes(), Form::Indexed);
@@ -293,12 +321,44 @@ pub fn put_response(fields: &Fields, noted: bool, writer: &mut FieldWriter<'_>, 
 
 /// How a call of gRPC went, if these fields say so.
 pub fn grpc_status(fields: &Fields) -> Option<u8> {
-    core::str::from_utf8(fields.get(Name::GRPC_STATUS)?).ok()?.parse().ok()
+    number(fields.get(Name::GRPC_STATUS)?)
+}
+
+fn number<T: FromStr>(value: &[u8]) -> Option<T> {
+    core::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// Writes trailers, of either side.
 pub fn put_trailers(fields: &Fields, writer: &mut FieldWriter<'_>) {
     fields.iter().for_each(|field| writer.forward(&field));
+}
+
+fn put_status(own: &Own<'_>, writer: &mut FieldWriter<'_>) {
+    writer.put("grpc-status", format!("{}", own.grpc_status()).as_bytes(), Form::Indexed);
+    writer.put("grpc-message", format!("evenkeel: {}", own.sentence).as_bytes(), Form::Indexed);
+}
+
+fn put_reason(end: End, writer: &mut FieldWriter<'_>, settings: &Settings) {
+    if settings.reason {
+        let reason = format!("{}; phase={}", end.cause, end.phase);
+        writer.put("evenkeel-reason", reason.as_bytes(), Form::Indexed);
+    }
+}
+
+/// Ends a call of gRPC whose answer has begun with a status of our own.
+pub fn end_call(
+    connection: &mut Connection,
+    stream: StreamKey,
+    own: &Own<'_>,
+    out: &mut Out<'_, '_>,
+    settings: &Settings,
+) {
+    connection.fields(stream, Part::Trailers, true, out, |writer| {
+        put_status(own, writer);
+        put_reason(own.end, writer, settings);
+    });
+    // The rest of the request, if there is any, is of no use to anybody.
+    connection.reset(stream, Code::NO_ERROR, out);
 }
 
 /// Answers a request, of whose response nothing was passed on, in words of our own.
@@ -321,8 +381,7 @@ pub fn answer(
             // "Trailers-Only", section "Responses" of the protocol of gRPC over HTTP/2.
             writer.put(":status", b"200", Form::Indexed);
             writer.put("content-type", b"application/grpc", Form::Indexed);
-            writer.put("grpc-status", format!("{}", own.grpc_status()).as_bytes(), Form::Indexed);
-            writer.put("grpc-message", format!("evenkeel: {sentence}").as_bytes(), Form::Indexed);
+            put_status(own, writer);
         } else {
             writer.put(":status", format!("{status}").as_bytes(), Form::Indexed);
             writer.put("content-type", b"text/plain", Form::Indexed);
@@ -331,10 +390,7 @@ pub fn answer(
                 writer.put("retry-after", format!("{retry_after}").as_bytes(), Form::Indexed);
             }
         }
-        if settings.reason {
-            let reason = format!("{}; phase={}", end.cause, end.phase);
-            writer.put("evenkeel-reason", reason.as_bytes(), Form::Indexed);
-        }
+        put_reason(end, writer, settings);
     });
     if !body.is_empty() {
         let mut copied = Out::new(out.spill());

@@ -9,7 +9,7 @@ use evenkeel_core::end::Cause;
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
-use evenkeel_wire::http2::forward::{grpc_status, put_response};
+use evenkeel_wire::http2::forward::{grpc_status, is_grpc, put_response};
 use evenkeel_wire::http2::hpack::Fields;
 use evenkeel_wire::http2::settings::{Config, Role};
 use evenkeel_wire::http2::streams::StreamKey;
@@ -276,6 +276,9 @@ impl Worker {
         stream.unwell |= grpc.is_some_and(is_unwell);
         if part == Part::Head {
             stream.turn.status = Some(status);
+            if let Some(call) = &mut stream.call {
+                call.answered = is_grpc(fields);
+            }
             lines.give(stream.request.take());
             stream.up.waiting.forget_sent();
             if stream.turn.first_byte.replace(*now).is_none()

@@ -13,16 +13,19 @@
 //! * `link`: from an endpoint's bytes to sessions
 //! * `solo`: links of HTTP/1.1, of which each has one stream
 //! * `turn`: choosing an endpoint for a stream, opening it there, trying again, its end
+//! * `grpc`: what calls have beyond that
 //! * `pass`: data, credit, and what is written in the end
 //!
 //! Decision 7 (`docs/decisions/0007-a-stream-is-a-turn.md`) says why, and what else goes through here.
 
+mod grpc;
 mod link;
 mod pass;
 mod session;
 mod solo;
 mod turn;
 
+use self::grpc::Call;
 use super::buffer::{Pool, SendBuf};
 use super::client::Turn;
 use super::slab::Key;
@@ -172,6 +175,8 @@ struct Stream {
     kind: (bool, bool),
     /// The request had no body when it began.
     bodiless: bool,
+    /// What it is besides, if it is one of gRPC.
+    call: Option<Call>,
     traced: Option<Traced>,
     log: Option<Box<TurnLog>>,
     /// The head, until it need not be sent again.

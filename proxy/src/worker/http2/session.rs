@@ -1,5 +1,6 @@
 //! Sessions: from a client's bytes to links.
 
+use super::grpc::Call;
 use super::{Http2, Line, Place, Stream, Way, find, old_at};
 use crate::worker::Worker;
 use crate::worker::client::Turn;
@@ -207,6 +208,7 @@ impl Worker {
             place: Place::Waits,
             kind: (asked.head, asked.grpc),
             bodiless: end,
+            call: asked.grpc.then(|| Call::new(asked.timeout, *now)),
             traced: asked.traced,
             log: asked.log,
             request: Some(lines.keep(fields)),
@@ -435,17 +437,17 @@ impl Worker {
         let served = self.services.get(client.service as usize)?.as_ref()?;
         let (settings, limits) = (&served.shared.settings, &served.shared.config.limits);
         let stream = http2.get(at)?;
-        if stream.turn.queued {
-            return Some((stream.turn.tried_at + limits.queue_timeout, LinkError::Overload));
-        }
         let waits = stream.up.ended && stream.turn.first_byte.is_none();
-        match settings.request_timeout.filter(|_| waits) {
-            Some(timeout) => Some((stream.since + timeout, LinkError::Failed(Cause::EndpointTimeout))),
+        let due = match settings.request_timeout.filter(|_| waits) {
+            _ if stream.turn.queued => (stream.turn.tried_at + limits.queue_timeout, LinkError::Overload),
+            Some(timeout) => (stream.since + timeout, LinkError::Failed(Cause::EndpointTimeout)),
             None => {
                 let cause = if stream.up.ended { Cause::EndpointTimeout } else { Cause::ClientTimeout };
-                Some((stream.since + settings.idle_timeout, LinkError::Failed(cause)))
+                (stream.since + settings.idle_timeout, LinkError::Failed(cause))
             }
-        }
+        };
+        let call = stream.call.as_ref().and_then(Call::due).filter(|&(at, _)| at <= due.0);
+        Some(call.map_or(due, |(at, cause)| (at, LinkError::Failed(cause))))
     }
 
     /// A stream is not late before a time that is known.

@@ -13,7 +13,7 @@ use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Ask;
 use evenkeel_wire::answer::Own;
 use evenkeel_wire::http2::error::Code;
-use evenkeel_wire::http2::forward::{answer, put_request};
+use evenkeel_wire::http2::forward::{answer, end_call, put_request};
 use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, LinkError, LinkFate, TurnEnd};
@@ -34,6 +34,9 @@ impl Worker {
         loop {
             let Some(client) = self.sessions.get_mut(key) else { return };
             let Some(stream) = http2.get(at) else { return };
+            if stream.call.as_ref().is_some_and(|call| call.is_over(self.now)) {
+                return self.fail_stream(key, http2, at, LinkError::Failed(Cause::Deadline));
+            }
             let service = client.service;
             let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
             let version = served.shared.speaks_to_stream(client.peer.agreed_on_http2(), stream.kind.1);
@@ -157,9 +160,10 @@ impl Worker {
         let context = Context::new(&served.shared.settings, &client.peer, *now);
         let added = added_for(added, &context);
         let end = stream.up.ended && stream.up.is_clear();
+        let amended = stream.call.as_ref().map(|call| call.amended(stream.turn.began, *now)).unwrap_or_default();
         let Shared { line: Line { connection, out, .. }, .. } = shared;
         let opened = connection.request(end, &mut Out::new(out.lend_wide(pool)), |writer| {
-            put_request(request, added, stream.traced.as_ref(), writer, &context);
+            put_request(request, added, stream.traced.as_ref(), amended, writer, &context);
         });
         // There was room.
         let Some(there) = opened else { return };
@@ -323,12 +327,26 @@ impl Worker {
     /// Ends a stream that its endpoint, or we, could not serve.
     pub(super) fn fail_stream(&mut self, key: Key, http2: &mut Http2, at: StreamKey, error: LinkError) {
         let Some(stream) = http2.get(at) else { return };
-        let Some(status) = stream.turn.status else { return self.answer_stream(key, http2, at, Own::of(error)) };
+        let Some(status) = stream.turn.status else {
+            let mut own = Own::of(error);
+            if error == LinkError::Failed(Cause::Deadline) && stream.place == Place::Waits {
+                (own.end.phase, own.sentence) = (Phase::Connect, "the deadline of the call passed before it was sent");
+            }
+            return self.answer_stream(key, http2, at, own);
+        };
+        let (own, call) = (Own::amid(error), stream.call.as_ref().is_some_and(|call| call.answered));
+        let Self { sessions, services, pool, .. } = self;
+        let Some(client) = sessions.get(key) else { return };
+        let Some(Some(served)) = services.get(client.service as usize) else { return };
         let Line { connection, out, .. } = &mut http2.line;
-        // Never a clean end of what is not whole.
-        connection.reset(at, Code::INTERNAL_ERROR, &mut Out::new(out.lend_wide(&mut self.pool)));
-        let end = End { cause: error.cause(), phase: Phase::Response };
-        self.end_stream(key, http2, at, Some(status), Some(end));
+        let mut out = Out::new(out.lend_wide(pool));
+        if call {
+            end_call(connection, at, &own, &mut out, &served.shared.settings);
+        } else {
+            // Never a clean end of what is not whole.
+            connection.reset(at, Code::INTERNAL_ERROR, &mut out);
+        }
+        self.end_stream(key, http2, at, Some(status), Some(own.end));
     }
 
     /// Ends a stream of whose answer nothing was passed on with one of ours.

@@ -98,6 +98,8 @@ names! {
     X_FORWARDED_HOST = 75 b"x-forwarded-host",
     X_FORWARDED_PROTO = 76 b"x-forwarded-proto",
     FORWARDED = 77 b"forwarded",
+    GRPC_PREVIOUS_ATTEMPTS = 78 b"grpc-previous-rpc-attempts",
+    GRPC_PUSHBACK = 79 b"grpc-retry-pushback-ms",
 }
 
 impl Name {
