@@ -4,10 +4,12 @@ mod common;
 
 use common::http2::{Heard, Peer, server, value};
 use common::peers::{Process, directory, free_port, python};
-use common::{Proxy, eventually};
+use common::{Backend, Proxy, eventually};
+use evenkeel_proxy::config::Service;
 use evenkeel_wire::grpc::timeout;
 use evenkeel_wire::http2::connection::Part;
 use evenkeel_wire::http2::error::Code;
+use evenkeel_wire::http2::streams::StreamKey;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -90,7 +92,7 @@ fn a_deadline_is_passed_on_and_kept() {
 }
 
 /// A call that has so much time.
-fn call_for(client: &mut Peer, time: &str) -> evenkeel_wire::http2::streams::StreamKey {
+fn call_for(client: &mut Peer, time: &str) -> StreamKey {
     client.request(
         &[
             (":method", "POST"),
@@ -137,6 +139,10 @@ fn a_call_whose_time_is_over_ends_with_a_status_and_its_endpoint_is_told() {
     let said = "evenkeel: the deadline of the call passed before its answer was complete";
     assert_eq!(value(&trailers, "grpc-message"), said);
     assert!(matches!(told.recv(), Ok(Heard::Reset(_, Code::CANCEL, _))));
+    let given_up = call_for(&mut client, "100S");
+    while !matches!(client.hear(), Heard::Fields(of, ..) if of == given_up) {}
+    client.reset(given_up, Code::CANCEL);
+    eventually("it was given up", || proxy.metric("evenkeel_grpc_calls_total", "grpc_status=\"1\"") == 1.0);
     let late = call_for(&mut client, "0n");
     let (_, _, fields) = client.whole(late);
     assert_eq!(value(&fields, "grpc-message"), "evenkeel: the deadline of the call passed before it was sent");
@@ -203,4 +209,200 @@ fn the_time_for_an_answer_to_begin_is_none_for_its_end() {
     }
     tell.send(()).expect("it waits");
     assert_eq!(value(&client.whole(long).2, "grpc-status"), "0");
+}
+
+/// A server that says this, trailers only, of the first calls, and of the others that they went well; the head of each
+/// is told.
+fn failing(fields: &'static [(&str, &str)], calls: usize) -> (Backend, mpsc::Receiver<Vec<(String, String)>>) {
+    let (tell, told) = mpsc::channel();
+    let state = std::sync::Mutex::new((tell, 0));
+    let backend = server(move |peer, _| {
+        loop {
+            match peer.hear() {
+                Heard::Fields(stream, Part::Head, head, _) => {
+                    let mut state = state.lock().expect("alone");
+                    state.1 += 1;
+                    let answer = if state.1 <= calls { fields } else { &[("grpc-status", "0")] };
+                    // A test that knows enough has gone.
+                    let _gone = state.0.send(head);
+                    peer.fields(stream, Part::Head, &[&GRPC[..], answer].concat(), true);
+                }
+                Heard::Over => return,
+                _ => {}
+            }
+        }
+    });
+    (backend, told)
+}
+
+fn retrying(service: &mut Service) {
+    (service.retry.on_unavailable, service.retry.attempts) = (true, 3);
+}
+
+fn whole_call(client: &mut Peer) -> StreamKey {
+    let stream = call_for(client, "100S");
+    client.data(stream, &message(1), true);
+    stream
+}
+
+#[test]
+fn what_was_not_run_runs_again_and_its_endpoint_hears_how_often() {
+    let (backend, told) = failing(&[("grpc-status", "14")], 2);
+    let proxy = Proxy::with(&[backend.addr], retrying);
+    let mut client = Peer::client(proxy.addr);
+    let stream = whole_call(&mut client);
+    assert_eq!(value(&client.whole(stream).2, "grpc-status"), "0");
+    let heads: Vec<_> = (0..3).map(|_| told.recv().expect("a call")).collect();
+    let attempts = heads.iter().map(|head| value(head, "grpc-previous-rpc-attempts"));
+    assert_eq!(attempts.collect::<Vec<_>>(), ["", "1", "2"]);
+    assert_eq!(proxy.metric("evenkeel_retries_total", ""), 2.0);
+    assert_eq!(proxy.metric("evenkeel_grpc_calls_total", "grpc_status=\"0\""), 1.0);
+}
+
+#[test]
+fn tries_of_the_client_and_of_ours_are_added() {
+    let (backend, told) = failing(&[("grpc-status", "14")], 1);
+    let proxy = Proxy::with(&[backend.addr], retrying);
+    let mut client = Peer::client(proxy.addr);
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "test"),
+        (":path", "/a.B/C"),
+        ("content-type", "application/grpc"),
+        ("grpc-previous-rpc-attempts", "2"),
+    ];
+    let stream = client.request(&fields, true);
+    client.whole(stream);
+    let attempts = [(); 2].map(|()| value(&told.recv().expect("a call"), "grpc-previous-rpc-attempts").to_owned());
+    assert_eq!(attempts, ["2", "3"]);
+}
+
+#[test]
+fn whoever_is_pushed_back_waits_or_does_not_try_again() {
+    let (backend, told) = failing(&[("grpc-status", "14"), ("grpc-retry-pushback-ms", "300")], 1);
+    let proxy = Proxy::with(&[backend.addr], retrying);
+    let mut client = Peer::client(proxy.addr);
+    let stream = whole_call(&mut client);
+    assert_eq!(value(&client.whole(stream).2, "grpc-status"), "0");
+    told.recv().expect("a call");
+    let left = timeout(value(&told.recv().expect("a second"), "grpc-timeout").as_bytes()).expect("a timeout");
+    assert!(left <= Duration::from_millis(99_700), "{left:?}");
+    for refusal in [
+        &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")],
+        // Longer than the call may take.
+        &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "200000")],
+    ] {
+        let (backend, told) = failing(refusal, 1);
+        let proxy = Proxy::with(&[backend.addr], retrying);
+        let mut client = Peer::client(proxy.addr);
+        let stream = whole_call(&mut client);
+        let (_, _, fields) = client.whole(stream);
+        // The client is told, and may know better.
+        assert_eq!(value(&fields, "grpc-status"), "14");
+        assert_eq!(value(&fields, refusal[1].0), refusal[1].1);
+        told.recv().expect("a call");
+        assert!(told.try_recv().is_err());
+        assert_eq!(proxy.metric("evenkeel_grpc_calls_total", "grpc_status=\"14\""), 1.0);
+    }
+}
+
+/// Ejected after three failures in a row.
+fn strict(service: &mut Service) {
+    service.balance.core.outlier.consecutive = Some(3);
+}
+
+fn ejections(proxy: &Proxy) -> f64 {
+    proxy.metric("evenkeel_events_total", "kind=\"ejected\"")
+}
+
+#[test]
+fn statuses_that_speak_of_an_endpoints_health_are_heard_and_others_are_not() {
+    for (status, ejected) in
+        [("2", false), ("5", false), ("16", false), ("99", false), ("4", true), ("8", true), ("13", true), ("14", true)]
+    {
+        let (bad, _bad) = failing(Box::leak(Box::new([("grpc-status", status)])), usize::MAX);
+        let (good, _good) = failing(&[], 0);
+        let proxy = Proxy::with(&[bad.addr, good.addr], strict);
+        let mut client = Peer::client(proxy.addr);
+        for _ in 0..8 {
+            // Without a deadline, so that its being over can only be the endpoint's own.
+            let stream = client.call("/a.B/C");
+            client.data(stream, &message(1), true);
+            client.whole(stream);
+        }
+        if ejected {
+            eventually("it is ejected", || ejections(&proxy) == 1.0);
+        } else {
+            assert_eq!(ejections(&proxy), 0.0, "{status}");
+            let label = if status == "99" { "other" } else { status };
+            assert_eq!(proxy.metric("evenkeel_grpc_calls_total", &format!("grpc_status=\"{label}\"")), 4.0);
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_is_to_blame_for_a_deadline_only_if_it_had_time_and_answered_nobody() {
+    // It answers what is at an even number in its order, and leaves the rest to its deadline.
+    let alive = server(|peer, _| {
+        let mut number = 0;
+        loop {
+            match peer.hear() {
+                Heard::Fields(stream, Part::Head, ..) => {
+                    if number % 2 == 0 {
+                        peer.fields(stream, Part::Head, &[&GRPC[..], &[("grpc-status", "0")]].concat(), true);
+                    }
+                    number += 1;
+                }
+                Heard::Over => return,
+                _ => {}
+            }
+        }
+    });
+    let silent = server(|peer, _| while peer.hear() != Heard::Over {});
+    for (hung, time, ejected) in [(true, "1S", true), (true, "1m", false), (false, "1S", false)] {
+        let (well, _calls) = failing(&[], 0);
+        let first = if hung { silent.addr } else { alive.addr };
+        let proxy = Proxy::with(&[first, well.addr], strict);
+        let mut client = Peer::client(proxy.addr);
+        // All at once: what the living endpoint does not answer waits while it answers others.
+        let streams: Vec<_> = (0..16).map(|_| call_for(&mut client, time)).collect();
+        let mut over = 0;
+        while over < streams.len() {
+            match client.hear() {
+                Heard::Fields(_, _, _, true) => over += 1,
+                Heard::Over => panic!("the connection is over"),
+                _ => {}
+            }
+        }
+        if ejected {
+            eventually("it is ejected", || ejections(&proxy) == 1.0);
+        } else {
+            assert_eq!(ejections(&proxy), 0.0, "{hung} {time}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_of_http_is_passed_on_and_counted_as_clients_take_it() {
+    let backend = server(|peer, _| {
+        loop {
+            match peer.hear() {
+                Heard::Fields(stream, Part::Head, ..) => peer.answer(stream, "503", "<html>"),
+                Heard::Over => return,
+                _ => {}
+            }
+        }
+    });
+    let proxy = Proxy::start(&[backend.addr]);
+    let mut client = Peer::client(proxy.addr);
+    let stream = whole_call(&mut client);
+    let (status, body, _) = client.whole(stream);
+    assert_eq!((&*status, &*body), ("503", "<html>"));
+    assert_eq!(proxy.metric("evenkeel_grpc_calls_total", "grpc_status=\"14\""), 1.0);
+    // What is refused at the door has a status, too.
+    let long = "/".repeat(9000);
+    let stream = client.call(&long);
+    let (status, _, fields) = client.whole(stream);
+    assert_eq!((&*status, value(&fields, "grpc-status")), ("200", "8"));
 }

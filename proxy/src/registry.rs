@@ -8,6 +8,7 @@ pub use crate::observe::sums::{Departed, EndpointSums};
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::time::Instant;
+use evenkeel_wire::grpc::status;
 use evenkeel_wire::http2::budget::Flood;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -116,6 +117,8 @@ pub struct ServiceTally {
     pub bytes_sent: Counter,
     /// Bytes, in either direction, that moved inside the kernel.
     pub bytes_spliced: Counter,
+    /// Calls of gRPC that ended, by status; those of statuses that are none come behind.
+    pub calls: [Counter; status::COUNT + 1],
 }
 
 /// One service as the control thread sees it.

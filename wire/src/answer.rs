@@ -1,6 +1,6 @@
 //! Answers that evenkeel gives by itself, whatever the version of HTTP.
 
-use crate::grpc::status;
+use crate::grpc::{status, status_of};
 use crate::session::LinkError;
 use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_core::picker::NoPick;
@@ -30,6 +30,7 @@ impl Own<'_> {
                 (503, Phase::Connect, sentence)
             }
             LinkError::Overload => (503, Phase::Connect, "too many requests wait for this service"),
+            LinkError::Refused => (503, Phase::Wait, "the endpoint refused the request"),
             LinkError::Later(_) => (503, Phase::Connect, "too many clients connect at once; come back later"),
             LinkError::Untranslated => (
                 502,
@@ -85,13 +86,7 @@ impl Own<'_> {
 
     /// The same in gRPC: the status of a call (<https://grpc.io/docs/guides/status-codes>).
     pub fn grpc_status(&self) -> u8 {
-        match self.end.cause {
-            Cause::ClientClosed => status::CANCELLED,
-            Cause::Deadline | Cause::EndpointTimeout | Cause::ClientTimeout => status::DEADLINE_EXCEEDED,
-            Cause::Overload | Cause::ClientLimit => status::RESOURCE_EXHAUSTED,
-            Cause::ClientProtocol if self.status == 501 => status::UNIMPLEMENTED,
-            Cause::ClientProtocol | Cause::EndpointProtocol | Cause::Bug => status::INTERNAL,
-            _ => status::UNAVAILABLE,
-        }
+        // Nobody does what is asked for.
+        if self.status == 501 { status::UNIMPLEMENTED } else { status_of(self.end.cause) }
     }
 }

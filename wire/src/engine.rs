@@ -491,6 +491,7 @@ impl LinkError {
             Self::NoEndpoint(_) => Cause::NoEndpoint,
             Self::Overload | Self::Later(_) => Cause::Overload,
             Self::Untranslated => Cause::ClientProtocol,
+            Self::Refused => Cause::EndpointClosed,
             Self::Failed(cause) => cause,
         }
     }

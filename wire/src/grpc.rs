@@ -1,4 +1,4 @@
-//! gRPC, as far as somebody between two ends has to know it: its statuses, its deadlines.
+//! gRPC, as far as somebody between two ends has to know it: its statuses, its times.
 //!
 //! A call is a request of HTTP/2 whose outcome stands in the trailers
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
@@ -6,6 +6,7 @@
 use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
+use evenkeel_core::end::Cause;
 
 /// Statuses of calls (<https://grpc.io/docs/guides/status-codes>).
 pub mod status {
@@ -31,6 +32,51 @@ pub mod status {
     pub const UNAVAILABLE: u8 = 14;
     /// The client does not say who it is.
     pub const UNAUTHENTICATED: u8 = 16;
+    /// How many there are.
+    pub const COUNT: usize = 17;
+}
+
+/// The status of a call that ended for this cause.
+pub fn status_of(cause: Cause) -> u8 {
+    match cause {
+        Cause::Done => status::OK,
+        Cause::ClientClosed => status::CANCELLED,
+        Cause::Deadline | Cause::EndpointTimeout | Cause::ClientTimeout => status::DEADLINE_EXCEEDED,
+        Cause::Overload | Cause::ClientLimit => status::RESOURCE_EXHAUSTED,
+        Cause::ClientProtocol | Cause::EndpointProtocol | Cause::Bug => status::INTERNAL,
+        Cause::ClientTls
+        | Cause::NoEndpoint
+        | Cause::ConnectFailed
+        | Cause::ConnectTimeout
+        | Cause::EndpointClosed
+        | Cause::EndpointTls
+        | Cause::EndpointDrained
+        | Cause::Moved
+        | Cause::Idle
+        | Cause::Aged
+        | Cause::Shutdown
+        | Cause::Local => status::UNAVAILABLE,
+    }
+}
+
+/// What clients make of an answer of HTTP that is none of gRPC
+/// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>).
+pub fn status_of_http(status: u16) -> u8 {
+    match status {
+        400 => status::INTERNAL,
+        401 => status::UNAUTHENTICATED,
+        403 => status::PERMISSION_DENIED,
+        404 => status::UNIMPLEMENTED,
+        429 | 502..=504 => status::UNAVAILABLE,
+        _ => status::UNKNOWN,
+    }
+}
+
+/// The value of `grpc-retry-pushback-ms`: how long a retry is to wait. `None`: there is to be none.
+pub fn pushback(value: &[u8]) -> Option<Duration> {
+    // Digits alone: a sign means no, as does whatever is no number.
+    let digits = core::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse::<u32>().ok().map(|millis| Duration::from_millis(millis.into()))
 }
 
 /// A content type of gRPC: `application/grpc`, alone or with something behind it. (gRPC-Web is something else.)
@@ -112,6 +158,67 @@ mod tests {
             assert!(super::timeout(value.as_bytes()).is_some_and(|read| read <= timeout));
         }
         assert_eq!(timeout_value(Duration::MAX), "99999999H");
+    }
+
+    #[test]
+    fn every_cause_has_a_status() {
+        let of = |status| Cause::ALL.iter().copied().filter(move |&cause| status_of(cause) == status);
+        let named = |status| of(status).map(Cause::as_str).collect::<alloc::vec::Vec<_>>();
+        assert_eq!(named(status::OK), ["done"]);
+        assert_eq!(named(status::CANCELLED), ["client-closed"]);
+        assert_eq!(named(status::DEADLINE_EXCEEDED), ["client-timeout", "endpoint-timeout", "deadline"]);
+        assert_eq!(named(status::RESOURCE_EXHAUSTED), ["client-limit", "overload"]);
+        assert_eq!(named(status::INTERNAL), ["client-protocol", "endpoint-protocol", "bug"]);
+        let unavailable = [
+            "client-tls",
+            "no-endpoint",
+            "connect-failed",
+            "connect-timeout",
+            "endpoint-closed",
+            "endpoint-tls",
+            "endpoint-drained",
+            "moved",
+            "idle",
+            "shutdown",
+            "local",
+        ];
+        assert_eq!(named(status::UNAVAILABLE), unavailable);
+    }
+
+    #[test]
+    fn answers_of_http_are_what_clients_make_of_them() {
+        for (http, grpc) in [
+            (400, 13),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (429, 14),
+            (502, 14),
+            (503, 14),
+            (504, 14),
+            (200, 2),
+            (302, 2),
+            (418, 2),
+            (500, 2),
+            (505, 2),
+        ] {
+            assert_eq!(status_of_http(http), grpc, "{http}");
+        }
+    }
+
+    #[test]
+    fn whoever_asks_for_no_retry_gets_none() {
+        for (value, millis) in [
+            (&b"0"[..], Some(0)),
+            (b"250", Some(250)),
+            (b"-1", None),
+            (b"+1", None),
+            (b"", None),
+            (b"soon", None),
+            (b"99999999999", None),
+        ] {
+            assert_eq!(pushback(value).map(|wait| wait.as_millis()), millis, "{value:?}");
+        }
     }
 
     #[test]

@@ -266,6 +266,8 @@ pub struct TurnLog {
     pub traceparent: String,
     /// Its place in a trace, if evenkeel takes part in traces.
     pub trace: Option<Trace>,
+    /// How it went, if it was a call of gRPC.
+    pub grpc_status: Option<u8>,
     /// Body bytes from the client.
     pub received: u64,
     /// Body bytes to the client.
@@ -343,6 +345,8 @@ pub enum LinkError {
     NoEndpoint(NoPick),
     /// Queue full or waited too long in it.
     Overload,
+    /// Endpoints refused to look at it.
+    Refused,
     /// So many sessions begin that this one must come back after so many seconds.
     Later(u32),
     /// The endpoints speak a version of HTTP that evenkeel does not translate the client's into.

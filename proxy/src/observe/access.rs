@@ -68,6 +68,9 @@ struct Json<'a> {
     target: &'a str,
     host: &'a str,
     status: Option<u16>,
+    /// Only calls have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
     cause: &'static str,
     phase: Option<&'static str>,
     first_byte_us: Option<u64>,
@@ -90,6 +93,7 @@ fn json(record: &TurnRecord) -> String {
         target: &turn.target,
         host: &turn.host,
         status: record.status,
+        grpc_status: turn.grpc_status,
         cause: record.end.map_or("done", |end| end.cause.as_str()),
         phase: record.end.map(|end| end.phase.as_str()),
         first_byte_us: record.first_byte.map(|d| d.as_micros() as u64),
@@ -107,8 +111,9 @@ fn text(record: &TurnRecord) -> String {
     let turn = &record.log;
     let status = record.status.map_or_else(|| "-".into(), |s| s.to_string());
     let cause = record.end.map_or("done", |end| end.cause.as_str());
+    let call = turn.grpc_status.map(|status| format!(" grpc-status {status}")).unwrap_or_default();
     format!(
-        "{} {} {} {} {} {} {} {} {}us {}B {}B \"{}\"",
+        "{} {} {} {} {} {} {} {} {}us {}B {}B \"{}\"{call}",
         timestamp(record.ended),
         record.client,
         record.service,
@@ -183,6 +188,16 @@ mod tests {
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400, 7), "2000-02-29T00:00:00.007Z");
         assert_eq!(at(1_798_761_599, 999), "2026-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn only_calls_of_grpc_have_a_status_of_it() {
+        let mut record = record("/a.B/C");
+        assert!(!json(&record).contains("grpc"));
+        record.log.grpc_status = Some(14);
+        let parsed: serde_json::Value = serde_json::from_str(&json(&record)).expect("valid JSON");
+        assert_eq!(parsed["grpc_status"], 14);
+        assert!(text(&record).ends_with("\"\" grpc-status 14"), "{}", text(&record));
     }
 
     #[test]

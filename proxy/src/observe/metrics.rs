@@ -9,6 +9,7 @@ use crate::now::{EndpointNow, ServiceNow};
 use crate::registry::LATENCY_BOUNDS_US;
 use evenkeel_core::end::{Cause, Limit};
 use evenkeel_core::endpoint::Readiness;
+use evenkeel_wire::grpc;
 use evenkeel_wire::http2::budget::Flood;
 use evenkeel_wire::session::Leave;
 use prometheus_client::collector::Collector;
@@ -377,6 +378,21 @@ const METRICS: &[Metric] = &[
                     seen.into_iter().try_for_each(|(flood, n)| {
                         out.count(vec![("service", s.name.as_str()), ("peer", peer), ("kind", flood.as_str())], n)
                     })
+                })
+            })
+        },
+    },
+    Metric {
+        name: "evenkeel_grpc_calls",
+        kind: Kind::Counter,
+        labels: "service, grpc_status",
+        help: "gRPC calls that ended, by status, as clients saw it: that of the endpoint or of evenkeel, 1 if the client gave up, or what clients make of an answer without; `other`: a status that is none",
+        read: |scrape, out| {
+            scrape.services.iter().try_for_each(|s| {
+                let counts = s.sums.calls.iter().enumerate().filter(|&(_, &n)| n > 0);
+                counts.into_iter().try_for_each(|(status, &n)| {
+                    let status = if status < grpc::status::COUNT { status.to_string() } else { OTHER.into() };
+                    out.count(vec![("service", s.name.as_str()), ("grpc_status", &status)], n)
                 })
             })
         },

@@ -4,6 +4,7 @@ use crate::recent::Counts;
 use crate::registry::{EndpointTally, LATENCY_BOUNDS_US, ServiceEntry, ServiceTally, Tallied};
 use evenkeel_core::address::Address;
 use evenkeel_core::end::{Cause, Limit};
+use evenkeel_wire::grpc::status;
 use evenkeel_wire::http2::budget::Flood;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -111,6 +112,8 @@ pub struct Sums {
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_spliced: u64,
+    /// By status of gRPC.
+    pub(crate) calls: [u64; status::COUNT + 1],
 }
 
 impl Sums {
@@ -134,6 +137,7 @@ impl Sums {
         add_all(&mut self.asked, &tally.asked);
         add_all(&mut self.limits, &tally.limits);
         self.floods.iter_mut().zip(&tally.floods).for_each(|(sums, counters)| add_all(sums, counters));
+        add_all(&mut self.calls, &tally.calls);
         self.handshakes += tally.handshakes.get();
     }
 }

@@ -518,7 +518,7 @@ impl Worker {
         }
     }
 
-    /// Closes the books on a turn of a session. `unwell`: it went well, but for what its endpoint says of itself.
+    /// Closes the books on a turn of a session. `unwell`: its endpoint is to blame, though it may have answered.
     #[inline]
     pub(super) fn close_turn(&mut self, key: Key, mut turn: Turn, mut end: TurnEnd, unwell: bool) {
         let now = self.now;
@@ -539,7 +539,7 @@ impl Worker {
             }
         }
         let outcome = match outcome(&turn, &end, now) {
-            Outcome::Success(took) if unwell => Outcome::Failure(took, None),
+            Outcome::Success(took) | Outcome::Cancelled(took) if unwell => Outcome::Failure(took, None),
             outcome => outcome,
         };
         let handshake = turn.log.take();

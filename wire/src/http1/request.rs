@@ -412,6 +412,7 @@ fn log(
         version: if minor == 1 { "1.1" } else { "1.0" },
         traceparent: trace.map_or_else(|| field("traceparent"), |trace| text(&trace.traceparent())),
         trace,
+        grpc_status: None,
         received: 0,
         sent: 0,
     })

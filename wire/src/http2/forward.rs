@@ -164,6 +164,7 @@ fn log(fields: &Fields, trace: Option<Trace>) -> Box<TurnLog> {
         version: "2",
         traceparent: trace.map_or_else(|| field(Name::TRACEPARENT), |trace| text(&trace.traceparent())),
         trace,
+        grpc_status: None,
         received: 0,
         sent: 0,
     })

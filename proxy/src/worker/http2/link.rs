@@ -7,6 +7,7 @@ use crate::worker::slab::Key;
 use crate::worker::{Timer, Worker};
 use evenkeel_core::end::Cause;
 use evenkeel_core::time::{Duration, Instant};
+use evenkeel_wire::grpc::status::UNAVAILABLE;
 use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::forward::{grpc_status, is_grpc, put_response};
@@ -18,9 +19,6 @@ use evenkeel_wire::session::LinkError;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tracing::error;
-
-/// gRPC: the call may be run elsewhere.
-const UNAVAILABLE: u8 = 14;
 
 /// A part of an answer.
 pub(super) struct Answer<'a> {
@@ -263,7 +261,7 @@ impl Worker {
         let grpc = if stream.kind.1 && (end || part == Part::Trailers) { grpc_status(fields) } else { None };
         if part == Part::Head
             && self.may_rerun(session, http2, at, status, grpc)
-            && self.retry_stream(session, http2, at)
+            && self.retry_stream(session, http2, at, fields)
         {
             return false;
         }
@@ -273,12 +271,13 @@ impl Worker {
         let Some(stream) = http2.get(at) else { return true };
         stream.turn.heard = true;
         stream.since = *now;
-        stream.unwell |= grpc.is_some_and(is_unwell);
+        if let Some(call) = &mut stream.call {
+            call.answered |= part == Part::Head && is_grpc(fields);
+            call.status = grpc.or(call.status);
+            stream.unwell = grpc.is_some_and(|status| call.is_unwell(status, &stream.turn));
+        }
         if part == Part::Head {
             stream.turn.status = Some(status);
-            if let Some(call) = &mut stream.call {
-                call.answered = is_grpc(fields);
-            }
             lines.give(stream.request.take());
             stream.up.waiting.forget_sent();
             if stream.turn.first_byte.replace(*now).is_none()
@@ -479,12 +478,4 @@ impl Worker {
             self.touch_link(key);
         }
     }
-}
-
-/// Statuses of gRPC that are about the health of who answers: UNKNOWN is not, for applications say it of themselves.
-fn is_unwell(status: u8) -> bool {
-    const DEADLINE_EXCEEDED: u8 = 4;
-    const RESOURCE_EXHAUSTED: u8 = 8;
-    const INTERNAL: u8 = 13;
-    matches!(status, DEADLINE_EXCEEDED | RESOURCE_EXHAUSTED | INTERNAL | UNAVAILABLE)
 }

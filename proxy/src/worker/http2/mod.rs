@@ -207,6 +207,12 @@ impl Stream {
             self.place = Place::Done;
         }
     }
+
+    /// Begins again: nothing is sent, and it is nowhere.
+    fn rewind(&mut self) {
+        (self.up.waiting.sent, self.up.done, self.turn.heard) = (0, false, false);
+        self.place = Place::Waits;
+    }
 }
 
 /// Where the other half of a stream is.

@@ -10,7 +10,7 @@ use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
-use evenkeel_wire::http2::forward::{Asked, Turned, answer};
+use evenkeel_wire::http2::forward::{Asked, Turned, answer, is_grpc};
 use evenkeel_wire::http2::hpack::Fields;
 use evenkeel_wire::http2::settings::Role;
 use evenkeel_wire::http2::streams::StreamKey;
@@ -21,6 +21,15 @@ use std::io;
 /// A client that does not read what it makes us say of its connection is not read from beyond this many times what may
 /// wait for it.
 const PATIENCE: usize = 4;
+
+/// What is done with a stream when its time has come.
+#[derive(Clone, Copy)]
+pub(super) enum Due {
+    /// It has waited for long enough, and is tried again.
+    Again,
+    /// It has waited for too long.
+    Fail(LinkError),
+}
 
 /// How a session goes on after it was driven.
 enum Next {
@@ -171,9 +180,12 @@ impl Worker {
                         self.note_due(key, http2, stream);
                         self.place(key, http2, stream);
                     }
-                    Err(turned) => self.turn_away(key, http2, stream, &turned),
+                    Err(turned) => {
+                        let call = is_grpc(fields);
+                        self.turn_away(key, http2, stream, &turned, call);
+                    }
                 },
-                Event::TooLarge { stream, .. } => self.turn_away(key, http2, stream, &Turned::too_large()),
+                Event::TooLarge { stream, .. } => self.turn_away(key, http2, stream, &Turned::too_large(), false),
                 Event::Data { stream, data, end } => self.data_up(key, http2, stream, data, end),
                 Event::Reset { stream, code, fault } => self.client_reset(key, http2, stream, code, fault),
                 Event::Refused(fault) => self.note_refusal(key, fault),
@@ -221,7 +233,7 @@ impl Worker {
     }
 
     /// Answers a request that never became a turn.
-    fn turn_away(&mut self, key: Key, http2: &mut Http2, at: StreamKey, turned: &Turned) {
+    fn turn_away(&mut self, key: Key, http2: &mut Http2, at: StreamKey, turned: &Turned, call: bool) {
         if let Some(limit) = turned.limit {
             self.note_limit(key, limit);
         }
@@ -230,7 +242,10 @@ impl Worker {
         let Some(Some(served)) = services.get(client.service as usize) else { return };
         let Line { connection, out, .. } = &mut http2.line;
         let settings = (&served.shared.settings, *now);
-        answer(connection, at, &turned.own, (false, false), &mut Out::new(out.lend_wide(pool)), settings);
+        answer(connection, at, &turned.own, (false, call), &mut Out::new(out.lend_wide(pool)), settings);
+        if call {
+            served.tally.calls[usize::from(turned.own.grpc_status())].add(1);
+        }
     }
 
     /// Some of a body has come.
@@ -422,32 +437,35 @@ impl Worker {
         }
         http2.due = None;
         for at in http2.keys() {
-            let Some((due, error)) = self.stream_due(key, http2, at) else { continue };
-            if due <= now {
-                self.stream_late(key, http2, at, error);
-            } else {
-                http2.due = Some(http2.due.map_or(due, |before| before.min(due)));
+            match self.stream_due(key, http2, at) {
+                Some((due, what)) if due <= now => {
+                    self.stream_late(key, http2, at, what);
+                    self.note_due(key, http2, at);
+                }
+                _ => self.note_due(key, http2, at),
             }
         }
     }
 
-    /// When a stream has waited for too long, and what is said then.
-    fn stream_due(&self, key: Key, http2: &mut Http2, at: StreamKey) -> Option<(Instant, LinkError)> {
+    /// When a stream has waited for long enough, or too long.
+    pub(super) fn stream_due(&self, key: Key, http2: &mut Http2, at: StreamKey) -> Option<(Instant, Due)> {
         let client = self.sessions.get(key)?;
         let served = self.services.get(client.service as usize)?.as_ref()?;
         let (settings, limits) = (&served.shared.settings, &served.shared.config.limits);
         let stream = http2.get(at)?;
         let waits = stream.up.ended && stream.turn.first_byte.is_none();
+        let fail = |cause| Due::Fail(LinkError::Failed(cause));
         let due = match settings.request_timeout.filter(|_| waits) {
-            _ if stream.turn.queued => (stream.turn.tried_at + limits.queue_timeout, LinkError::Overload),
-            Some(timeout) => (stream.since + timeout, LinkError::Failed(Cause::EndpointTimeout)),
+            _ if stream.turn.queued => (stream.turn.tried_at + limits.queue_timeout, Due::Fail(LinkError::Overload)),
+            Some(timeout) => (stream.since + timeout, fail(Cause::EndpointTimeout)),
             None => {
                 let cause = if stream.up.ended { Cause::EndpointTimeout } else { Cause::ClientTimeout };
-                (stream.since + settings.idle_timeout, LinkError::Failed(cause))
+                (stream.since + settings.idle_timeout, fail(cause))
             }
         };
-        let call = stream.call.as_ref().and_then(Call::due).filter(|&(at, _)| at <= due.0);
-        Some(call.map_or(due, |(at, cause)| (at, LinkError::Failed(cause))))
+        let call = stream.call.as_ref().and_then(Call::due).map(|(at, cause)| (at, fail(cause)));
+        let again = stream.turn.held.map(|at| (at, Due::Again));
+        [Some(due), call, again].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 
     /// A stream is not late before a time that is known.
@@ -457,7 +475,8 @@ impl Worker {
         }
     }
 
-    fn stream_late(&mut self, key: Key, http2: &mut Http2, at: StreamKey, error: LinkError) {
+    fn stream_late(&mut self, key: Key, http2: &mut Http2, at: StreamKey, due: Due) {
+        let Due::Fail(error) = due else { return self.place(key, http2, at) };
         if error == LinkError::Overload {
             self.note_limit(key, Limit::QueueTime);
         }

@@ -3,6 +3,7 @@
 //! What may be tried again is what `worker/turn.rs` says, and, by the words of its endpoint, a stream that was not
 //! looked at: refused, or behind the last one of a GOAWAY (RFC 9113, section 8.7).
 
+use super::grpc::wait_before_retry;
 use super::{Http2, Line, Place, Shared, Tenant, added_for, find};
 use crate::service::Version;
 use crate::worker::Worker;
@@ -12,8 +13,10 @@ use crate::worker::slab::Key;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Ask;
 use evenkeel_wire::answer::Own;
+use evenkeel_wire::grpc::status;
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::forward::{answer, end_call, put_request};
+use evenkeel_wire::http2::hpack::Fields;
 use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, LinkError, LinkFate, TurnEnd};
@@ -57,7 +60,10 @@ impl Worker {
             }
             let pool = served.pool_for(ticket.endpoint());
             let turn = &mut stream.turn;
-            (turn.ticket, turn.pool, turn.tried_at) = (Some(ticket), pool, self.now);
+            (turn.ticket, turn.pool, turn.tried_at, turn.held) = (Some(ticket), pool, self.now, None);
+            if let Some(call) = &mut stream.call {
+                call.placed(turn);
+            }
             if version == Version::Http1 {
                 if self.place_solo(key, http2, at, (service, pool)) {
                     continue;
@@ -260,7 +266,7 @@ impl Worker {
                 return self.run_again(key, http2, at);
             }
         }
-        self.fail_stream(key, http2, at, LinkError::Overload);
+        self.fail_stream(key, http2, at, LinkError::Refused);
     }
 
     /// The link of a stream is gone; `stale`: one that had served others before; `safe`: it did not run, or may run
@@ -301,25 +307,43 @@ impl Worker {
     }
 
     /// The answer says that the endpoint did not run the turn: true if it is run elsewhere.
-    pub(super) fn retry_stream(&mut self, key: Key, http2: &mut Http2, at: StreamKey) -> bool {
+    pub(super) fn retry_stream(&mut self, key: Key, http2: &mut Http2, at: StreamKey, answer: &Fields) -> bool {
         let Some(service) = self.sessions.get(key).map(|client| client.service) else { return false };
+        let due = self.stream_due(key, http2, at);
         let Some(stream) = http2.get(at) else { return false };
+        let mut again = self.now;
+        if stream.call.is_some() {
+            let Some(wait) = wait_before_retry(answer) else { return false };
+            again += wait;
+            // Its client may have more time than there is here, and is told how long to wait.
+            if due.is_some_and(|(due, _)| due <= again) {
+                return false;
+            }
+        }
         if !self.allow_retry(service, &mut stream.turn) {
             return false;
+        }
+        if let Some(call) = &mut stream.call {
+            call.tried();
         }
         self.close_try(service, &mut stream.turn, Cause::EndpointClosed, false);
         // A link of HTTP/1.1 goes when it was driven.
         if let Place::There(link, there) = std::mem::replace(&mut stream.place, Place::Waits) {
             self.lines.resets.push((link, there));
         }
-        self.run_again(key, http2, at);
+        if again == self.now {
+            self.run_again(key, http2, at);
+        } else if let Some(stream) = http2.get(at) {
+            stream.rewind();
+            stream.turn.held = Some(again);
+            self.note_due(key, http2, at);
+        }
         true
     }
 
     fn run_again(&mut self, key: Key, http2: &mut Http2, at: StreamKey) {
         if let Some(stream) = http2.get(at) {
-            (stream.up.waiting.sent, stream.up.done, stream.turn.heard) = (0, false, false);
-            stream.place = Place::Waits;
+            stream.rewind();
         }
         self.place(key, http2, at);
     }
@@ -327,6 +351,9 @@ impl Worker {
     /// Ends a stream that its endpoint, or we, could not serve.
     pub(super) fn fail_stream(&mut self, key: Key, http2: &mut Http2, at: StreamKey, error: LinkError) {
         let Some(stream) = http2.get(at) else { return };
+        if error == LinkError::Failed(Cause::Deadline) {
+            stream.unwell = stream.call.as_ref().is_some_and(|call| call.is_to_blame(&stream.turn));
+        }
         let Some(status) = stream.turn.status else {
             let mut own = Own::of(error);
             if error == LinkError::Failed(Cause::Deadline) && stream.place == Place::Waits {
@@ -396,7 +423,16 @@ impl Worker {
         self.lines.give(stream.down.trailers.take());
         self.pool.give(std::mem::take(&mut stream.up.waiting.bytes));
         self.pool.give(std::mem::take(&mut stream.down.waiting.bytes));
-        let log = stream.log.take();
+        let mut log = stream.log.take();
+        if let Some(call) = &stream.call
+            && let Some(Some(served)) = self.services.get(service as usize)
+        {
+            let ended = call.ended(status.or(stream.turn.status), failure);
+            served.tally.calls[usize::from(ended).min(status::COUNT)].add(1);
+            if let Some(log) = &mut log {
+                log.grpc_status = Some(ended);
+            }
+        }
         self.close_turn(key, stream.turn, TurnEnd { fate: LinkFate::Close, status, failure, log }, stream.unwell);
     }
 
