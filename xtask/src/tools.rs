@@ -148,8 +148,8 @@ pub(crate) fn install_interop() -> Vec<&'static str> {
     let venv = venv().join("bin");
     let chain = [PathBuf::from("go"), venv.join("go")];
     if !chain.iter().any(|go| go_works(go)) {
-        let pip = ["install", "--quiet", "--disable-pip-version-check", GO_CHAIN];
-        quiet(Command::new(venv.join("pip")).args(pip));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", GO_CHAIN];
+        quiet(Command::new(venv.join("python")).args(pip));
     }
     let bin = crate::root().join("target/go/bin");
     let go = chain.iter().find(|go| go_works(go));

@@ -102,6 +102,17 @@ impl Process {
         self
     }
 
+    /// Asks it to end: SIGTERM.
+    pub fn terminate(&self) {
+        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(asked.is_ok_and(|status| status.success()), "it runs");
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) {
+        self.child.wait().expect("it ends");
+    }
+
     /// Ends it without a word to anybody: SIGKILL.
     pub fn kill(&mut self) {
         // Fails only if it is gone already.

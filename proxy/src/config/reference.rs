@@ -338,7 +338,7 @@ pub(super) const KEYS: &[Key] = &[
         "services[].retry.on",
         "list of `connect`, `reset`, `unavailable`",
         "[connect]",
-        "`connect`: no connection, the request never ran. `reset`: the connection broke before the first byte of an answer; idempotent requests only. `unavailable`: 503; idempotent requests only. A pooled connection that its server closed in the meantime is always replaced, for idempotent requests or if nothing was sent.",
+        "`connect`: no connection, the request never ran. `reset`: the connection broke before the first byte of an answer; idempotent requests only. `unavailable`: 503; idempotent requests only; or, whatever the method, a gRPC call whose whole answer is UNAVAILABLE, or the bare CANCELLED of a server that shuts down. A pooled connection that its server closed in the meantime is always replaced, for idempotent requests or if nothing was sent.",
     ),
     key(
         "services[].retry.buffer",

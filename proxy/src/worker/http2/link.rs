@@ -7,7 +7,7 @@ use crate::worker::slab::Key;
 use crate::worker::{Timer, Worker};
 use evenkeel_core::end::Cause;
 use evenkeel_core::time::{Duration, Instant};
-use evenkeel_wire::grpc::status::UNAVAILABLE;
+use evenkeel_wire::grpc::status::{CANCELLED, UNAVAILABLE};
 use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::forward::{grpc_status, is_grpc, put_response};
@@ -260,7 +260,7 @@ impl Worker {
         let Some(stream) = http2.get(at) else { return true };
         let grpc = if stream.kind.1 && (end || part == Part::Trailers) { grpc_status(fields) } else { None };
         if part == Part::Head
-            && self.may_rerun(session, http2, at, status, grpc)
+            && self.may_rerun(session, http2, at, status, grpc.is_some_and(|grpc| did_not_run(grpc, fields)))
             && self.retry_stream(session, http2, at, fields)
         {
             return false;
@@ -308,13 +308,12 @@ impl Worker {
     }
 
     /// May a turn that was answered so be run elsewhere?
-    fn may_rerun(&self, session: Key, http2: &mut Http2, at: StreamKey, status: u16, grpc: Option<u8>) -> bool {
+    fn may_rerun(&self, session: Key, http2: &mut Http2, at: StreamKey, status: u16, unrun: bool) -> bool {
         let Some(client) = self.sessions.get(session) else { return false };
         let Some(Some(served)) = self.services.get(client.service as usize) else { return false };
         let Some(stream) = http2.get(at) else { return false };
         let turn = &stream.turn;
-        // What gRPC calls unavailable was not run, by its word.
-        let refused = grpc == Some(UNAVAILABLE) || (status == 503 && turn.want.idempotent);
+        let refused = unrun || (status == 503 && turn.want.idempotent);
         refused && served.shared.config.retry.on_unavailable && stream.may_run_again()
     }
 
@@ -478,4 +477,12 @@ impl Worker {
             self.touch_link(key);
         }
     }
+}
+
+/// Is a status of gRPC that is the whole answer one of a call that did not run? UNAVAILABLE says so. And servers built
+/// on the C core that shut down say CANCELLED, in this one word, to calls that came before their GOAWAY was read, and
+/// that no application has seen; an application's own has words of its own.
+fn did_not_run(status: u8, fields: &Fields) -> bool {
+    let bare = || fields.iter().any(|field| (field.name(), field.value()) == (b"grpc-message", b"CANCELLED"));
+    status == UNAVAILABLE || (status == CANCELLED && bare())
 }
