@@ -54,6 +54,8 @@ impl Peer {
     }
 
     pub fn new(stream: TcpStream, role: Role, config: Config) -> Self {
+        // A head and its data are two writes.
+        stream.set_nodelay(true).expect("an option");
         let mut out = Vec::new();
         let connection = Connection::new(role, &config, &mut Out::new(&mut out), Instant::ZERO);
         let mut peer = Self { stream, connection, input: Vec::new(), heard: VecDeque::new(), takes: true };
