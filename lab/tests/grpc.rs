@@ -3,7 +3,8 @@
 mod common;
 
 use common::http2::{Heard, Peer, server, value};
-use common::peers::{Process, directory, free_port, python};
+use common::peers::{Process, directory, free_port, have, python};
+use common::pki::Pki;
 use common::{Backend, Proxy, eventually};
 use evenkeel_proxy::config::Service;
 use evenkeel_wire::grpc::timeout;
@@ -26,9 +27,13 @@ fn grpcio(python: &Path) -> Command {
 
 /// The server of `calls.py`, which says what its methods do.
 fn serve(python: &Path) -> (SocketAddr, Process) {
+    serve_with(python, &[])
+}
+
+fn serve_with(python: &Path, arguments: &[&str]) -> (SocketAddr, Process) {
     let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut command = grpcio(python);
-    command.args(["serve", &addr.port().to_string()]);
+    command.args(["serve", &addr.port().to_string()]).args(arguments);
     (addr, Process::start(&mut command, directory("grpcio")).listening(addr))
 }
 
@@ -405,4 +410,70 @@ fn an_answer_of_http_is_passed_on_and_counted_as_clients_take_it() {
     let stream = client.call(&long);
     let (status, _, fields) = client.whole(stream);
     assert_eq!((&*status, value(&fields, "grpc-status")), ("200", "8"));
+}
+
+/// Why an endpoint is not used, by its address; empty if it is.
+fn unused_for(proxy: &Proxy, addr: SocketAddr) -> String {
+    let service = proxy.service();
+    let endpoints = service["endpoints"].as_array().expect("endpoints").clone();
+    let its = endpoints.into_iter().find(|endpoint| endpoint["address"] == addr.to_string()).expect("it is known");
+    assert!(its["state"].is_string(), "{its}");
+    if its["state"] == "well" { String::new() } else { its.to_string() }
+}
+
+#[test]
+fn endpoints_are_asked_for_their_health_by_grpc() {
+    let Some(python) = python() else { return };
+    let (first, _first) = serve(&python);
+    let (second, _second) = serve(&python);
+    let check = |service: &str| {
+        format!("check: {{grpc: {{service: {service}}}, every: 50ms, timeout: 10s, unhealthy: 1, healthy: 1}}")
+    };
+    let to = |target: &str, check: &str| {
+        Proxy::yaml(&format!(
+            "- {{name: test, listen: '127.0.0.1:0', target: '{target}', protocol: grpc, balance: {{slow_start: off}}, health: {{{check}}}}}\n"
+        ))
+    };
+    let proxy = to(&format!("{first},{second}"), &check("test.Calls"));
+    eventually("both are well", || [first, second].iter().all(|&addr| unused_for(&proxy, addr).is_empty()));
+    assert_eq!(ask(&python, first, &["unary", "/test.Calls/Serve", "2"])["code"], 0);
+    eventually("it does not serve", || unused_for(&proxy, first).contains("it is NOT_SERVING"));
+    for _ in 0..4 {
+        let said = ask(&python, proxy.addr, &["unary", "/test.Calls/Name"]);
+        assert_eq!(said["messages"][0], second.port().to_string());
+    }
+    assert_eq!(ask(&python, first, &["unary", "/test.Calls/Serve", "1"])["code"], 0);
+    eventually("it serves again", || unused_for(&proxy, first).is_empty());
+    let proxy = to(&first.to_string(), &check("test.Other"));
+    eventually("nobody has heard of it", || unused_for(&proxy, first).contains("knows no service of this name"));
+    // What is no server of HTTP/2 is not well, either.
+    let other = Backend::start(|mut stream, _| {
+        let _gone = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
+    let proxy = to(&other.addr.to_string(), &check("test.Calls"));
+    eventually("that is no HTTP/2", || unused_for(&proxy, other.addr).contains("the answer was not HTTP/2"));
+}
+
+#[test]
+fn endpoints_behind_tls_are_asked_over_tls() {
+    if !have(&["openssl"]) {
+        return;
+    }
+    let Some(python) = python() else { return };
+    let pki = Pki::new();
+    let files = pki.sign("server", "/CN=server", "DNS:localhost,IP:127.0.0.1");
+    let (key, cert) = (files.key.display().to_string(), files.cert.display().to_string());
+    let (addr, _server) = serve_with(&python, &["--key", &key, "--cert", &cert]);
+    let ca = pki.ca().display().to_string();
+    let with = |service: &str| {
+        Proxy::yaml(&format!(
+            "- {{name: test, listen: '127.0.0.1:0', target: '{addr}', protocol: grpc, upstream: {{tls: {{ca: '{ca}'}}}}, \
+             health: {{check: {{grpc: {{service: {service}}}, every: 50ms, timeout: 10s}}}}}}\n"
+        ))
+    };
+    // That its answer is understood shows in what it does not know.
+    let proxy = with("test.Other");
+    eventually("nobody has heard of it", || unused_for(&proxy, addr).contains("knows no service of this name"));
+    let proxy = with("test.Calls");
+    assert_eq!(proxy.metric("evenkeel_endpoints", "usable"), 1.0);
 }

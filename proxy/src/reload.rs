@@ -149,9 +149,11 @@ impl Setup {
 
     fn spec(&self, service: &Service) -> Spec {
         let (config, tls) = (&service.config, &service.upstream_tls);
+        let grpc = config.check.as_ref().is_some_and(|check| matches!(check.kind, check::Kind::Grpc { .. }));
+        let settings = |tls: &crate::tls::Client| if grpc { tls.http2.clone() } else { tls.config.clone() };
         let dial = check::Dial {
             proxy: config.upstream.send_proxy,
-            tls: tls.as_ref().map(|tls| (tls.config.clone(), tls.name.clone())),
+            tls: tls.as_ref().map(|tls| (settings(tls), tls.name.clone())),
         };
         Spec {
             name: config.name.clone(),

@@ -1,4 +1,6 @@
-//! Active health checks: each endpoint on a schedule of its own, TCP or HTTP.
+//! Active health checks: each endpoint on a schedule of its own, by TCP, HTTP or gRPC.
+
+mod grpc;
 
 use evenkeel_core::address::Address;
 use evenkeel_core::endpoint::{Endpoint, EndpointId};
@@ -68,6 +70,13 @@ pub enum Kind {
         host: Option<String>,
         /// Passing statuses, inclusive.
         status: (u16, u16),
+    },
+    /// `grpc.health.v1.Health/Check`; SERVING passes.
+    Grpc {
+        /// Of this service; empty: of the server as a whole.
+        service: String,
+        /// `:authority`; `None`: the address.
+        host: Option<String>,
     },
 }
 
@@ -151,26 +160,31 @@ async fn dial(
         put_proxy_header(&mut header, version, None);
         stream.write_all(&header).await.map_err(|e| format!("cannot send: {e}"))?;
     }
-    let Some((tls, name)) = &dial.tls else { return exchange(kind, address, stream).await };
+    let Some((tls, name)) = &dial.tls else { return exchange(kind, address, "http", stream).await };
     let name = match (name, address) {
         (Some(name), _) => name.clone(),
         (None, Address::Ip(addr)) => ServerName::IpAddress(addr.ip().into()),
         (None, Address::Unix(_)) => ServerName::IpAddress(IpAddr::from([127, 0, 0, 1]).into()),
     };
     let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|e| format!("TLS: {e}"))?;
-    exchange(kind, address, stream).await
+    exchange(kind, address, "https", stream).await
 }
 
 async fn exchange(
     kind: &Kind,
     address: &Address,
+    scheme: &str,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), String> {
-    let Kind::Http { path, host, status } = kind else { return Ok(()) };
-    let host = match (host, address) {
+    let host = |host: &Option<String>| match (host, address) {
         (Some(host), _) => host.clone(),
         (None, Address::Ip(addr)) => addr.to_string(),
         (None, Address::Unix(_)) => "localhost".into(),
+    };
+    let (path, host, status) = match kind {
+        Kind::Tcp => return Ok(()),
+        Kind::Grpc { service, host: name } => return grpc::check(service, scheme, &host(name), stream).await,
+        Kind::Http { path, host: name, status } => (path, host(name), status),
     };
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: evenkeel-check\r\nConnection: close\r\n\r\n");

@@ -3,6 +3,8 @@
 //! A call is a request of HTTP/2 whose outcome stands in the trailers
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 
+pub mod health;
+
 use alloc::format;
 use alloc::string::String;
 use core::time::Duration;

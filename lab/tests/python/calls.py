@@ -19,8 +19,9 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 class Calls(grpc.GenericRpcHandler):
     """The methods of `test.Calls`."""
 
-    def __init__(self, name):
+    def __init__(self, name, checks):
         self.name = name.encode()
+        self.checks = checks
         self.cancelled = 0
 
     def service(self, details):
@@ -33,6 +34,7 @@ class Calls(grpc.GenericRpcHandler):
             "Name": unary(lambda *_: self.name),
             "Left": unary(lambda _, context: str(context.time_remaining()).encode()),
             "Metadata": unary(lambda _, context: json.dumps(dict(context.invocation_metadata())).encode()),
+            "Serve": unary(self.serve),
             "Fail": unary(self.fail),
             "Wait": unary(self.wait),
             "Cancelled": unary(lambda *_: str(self.cancelled).encode()),
@@ -41,6 +43,11 @@ class Calls(grpc.GenericRpcHandler):
             "Sum": grpc.stream_unary_rpc_method_handler(lambda all, _: str(sum(map(len, all))).encode()),
             "Chat": grpc.stream_stream_rpc_method_handler(lambda all, _: all),
         }.get(method)
+
+    def serve(self, message, _):
+        """Says of itself that it serves, or does not."""
+        self.checks.set("test.Calls", int(message))
+        return message
 
     def fail(self, message, context):
         context.abort(CODES[int(message)], "as it was asked to")
@@ -65,8 +72,8 @@ class Calls(grpc.GenericRpcHandler):
 
 def serve(arguments):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=64))
-    server.add_generic_rpc_handlers((Calls(str(arguments.port)),))
     checks = health.HealthServicer()
+    server.add_generic_rpc_handlers((Calls(str(arguments.port), checks),))
     checks.set("", health_pb2.HealthCheckResponse.SERVING)
     checks.set("test.Calls", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

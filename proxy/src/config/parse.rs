@@ -468,7 +468,6 @@ fn health(section: &mut Section<'_>, service: &mut Service) {
         if check.take("tcp").is_some() {
             kinds += 1;
         }
-        check.later("grpc");
         if check.node.get("http").is_some() {
             kinds += 1;
             let (mut path, mut host, mut status) = (String::from("/"), None, (200, 399));
@@ -485,6 +484,21 @@ fn health(section: &mut Section<'_>, service: &mut Service) {
         } else {
             check.take("http");
         }
+        if check.node.get("grpc").is_some() {
+            kinds += 1;
+            let (mut service, mut host) = (String::new(), None);
+            check.section("grpc", |grpc| {
+                grpc.set("service", &mut service, "the name of a service, such as shop.Catalog", |text| {
+                    text.bytes().all(|b| (0x21..=0x7E).contains(&b)).then(|| text.into())
+                });
+                grpc.set("host", &mut host, "a host name", |text| {
+                    text.bytes().all(|b| (0x21..=0x7E).contains(&b)).then(|| Some(text.into()))
+                });
+            });
+            config.kind = Kind::Grpc { service, host };
+        } else {
+            check.take("grpc");
+        }
         check.duration("every", &mut config.every);
         check.duration("timeout", &mut config.timeout);
         let streak = |text: &str| text.parse().ok().filter(|&n: &u32| n > 0);
@@ -492,7 +506,7 @@ fn health(section: &mut Section<'_>, service: &mut Service) {
         check.set("healthy", &mut config.healthy, "a number from 1 up", streak);
         if kinds != 1 {
             let place = check.node;
-            check.problem(place, "", "expected exactly one of tcp: {} and http: {path: /}");
+            check.problem(place, "", "expected exactly one of tcp: {}, http: {path: /} and grpc: {service: NAME}");
         }
     });
     if kinds == 1 {
@@ -712,7 +726,12 @@ mod tests {
             ),
             (
                 "  health: {check: {every: 5s}}\n",
-                "e.yaml:5:19: services[0].health.check.: expected exactly one of tcp: {} and http: {path: /}",
+                "e.yaml:5:19: services[0].health.check.: expected exactly one of tcp: {}, http: {path: /} and grpc: {service: NAME}",
+            ),
+            (
+                "  health: {check: {grpc: {service: 'a b', name: c}}}\n",
+                "e.yaml:5:36: services[0].health.check.grpc.service: expected the name of a service, such as shop.Catalog, found \"a b\"\n\
+                 e.yaml:5:43: services[0].health.check.grpc.name: unknown key: expected one of service, host",
             ),
             (
                 "  health: {check: {http: {status: 700}}}\n",

@@ -310,7 +310,7 @@ pub(super) const KEYS: &[Key] = &[
         "services[].health.check",
         "map",
         "",
-        "An active check: `tcp: {}` or `http: {path: /ready, host: NAME, status: 200-399}`, with the keys below. Without one, only requests show whether an endpoint is well.",
+        "An active check: `tcp: {}`, `http: {path: /ready, host: NAME, status: 200-399}` or `grpc: {service: NAME, host: NAME}` (`grpc.health.v1`, for which SERVING passes; without `service`, of the server as a whole), with the keys below. Without one, only requests show whether an endpoint is well.",
     ),
     key("services[].health.check.every", "duration", "5s", "How often, ± 10 %."),
     key("services[].health.check.timeout", "duration", "1s", "How long one check may take."),
