@@ -4,6 +4,7 @@ mod common;
 
 use common::http2::{Fields, Heard, Peer, value};
 use common::peers::{Nginx, directory, have};
+use common::pki::{Pki, s_client};
 use common::{Backend, Proxy, eventually, field, read_head, respond};
 use evenkeel_proxy::config::{Service, UpstreamProtocol};
 use evenkeel_wire::http2::connection::{Fault, Part};
@@ -683,4 +684,105 @@ fn a_process_that_leaves_finishes_what_it_has() {
     go.send(()).expect("somebody waits");
     assert_eq!(client.whole(stream).1, "last");
     assert!(asked.recv().is_ok());
+}
+
+fn curl(pki: &Pki, arguments: &[&str]) -> String {
+    let always = ["--silent", "--show-error", "--max-time", "20", "--include", "--cacert"];
+    run(Command::new("curl").args(always).arg(pki.ca()).args(arguments))
+}
+
+#[test]
+fn a_browser_agrees_on_http2_in_front_of_a_server_without() {
+    if !have(&["nginx", "curl", "openssl"]) {
+        return;
+    }
+    let (pki, nginx) = (Pki::new(), Nginx::start());
+    let files = pki.sign("server", "/CN=server", "DNS:localhost,IP:127.0.0.1");
+    let proxy = |protocol: &str, more: &str| {
+        let (target, tls) = (nginx.addr, files.yaml());
+        Proxy::yaml(&format!(
+            "- {{name: test, listen: '127.0.0.1:0', target: '{target}', protocol: {protocol}, tls: {{{tls}}}{more}}}\n"
+        ))
+    };
+    for protocol in ["auto", "http"] {
+        let proxy = proxy(protocol, "");
+        let url = format!("https://localhost:{}/page", proxy.addr.port());
+        for (arguments, version) in
+            [(&["--http2"][..], "HTTP/2 200"), (&["--http1.1"], "HTTP/1.1 200"), (&["--no-alpn"], "HTTP/1.1 200")]
+        {
+            let said = curl(&pki, &[arguments, &[&url]].concat());
+            assert!(
+                said.starts_with(version) && said.ends_with("a page of nginx\n"),
+                "{protocol} {arguments:?}: {said}"
+            );
+        }
+    }
+    for (protocol, more) in [("http1", ""), ("auto", ", upstream: {send_proxy: v1}")] {
+        let proxy = proxy(protocol, more);
+        let said = s_client(proxy.addr, &pki.ca(), &["-alpn", "h2,http/1.1"], "");
+        assert!(said.contains("ALPN protocol: http/1.1"), "{protocol}: {said}");
+    }
+    let proxy = proxy("http2", ", upstream: {protocol: http1}");
+    let url = format!("https://localhost:{}/page", proxy.addr.port());
+    assert!(curl(&pki, &["--http2", &url]).starts_with("HTTP/2 200"));
+    let said = s_client(proxy.addr, &pki.ca(), &["-alpn", "http/1.1"], "");
+    assert!(said.contains("No ALPN negotiated") || said.contains("no application protocol"), "{said}");
+}
+
+#[test]
+fn grpc_stays_http2_to_the_end() {
+    if !have(&["curl", "openssl"]) {
+        return;
+    }
+    let (pki, backend) = (Pki::new(), common::http2::answering("well"));
+    let (target, tls) = (backend.addr, pki.sign("server", "/CN=server", "DNS:localhost").yaml());
+    let proxy = Proxy::yaml(&format!("- {{name: test, listen: '127.0.0.1:0', target: '{target}', tls: {{{tls}}}}}\n"));
+    let url = format!("https://localhost:{}/a.B/C", proxy.addr.port());
+    let said = curl(&pki, &["--http2", "--header", "content-type: application/grpc", "--data", "x", &url]);
+    assert!(said.starts_with("HTTP/2 200") && said.ends_with("well"), "{said}");
+}
+
+#[test]
+fn endpoints_choose_by_alpn_each_for_itself() {
+    if !have(&["nginx", "curl", "openssl", "h2load"]) {
+        return;
+    }
+    let pki = Pki::new();
+    let files = pki.sign("server", "/CN=server", "DNS:localhost,IP:127.0.0.1");
+    let servers = [true, false].map(|http2| Nginx::tls(&files, http2));
+    let (ca, tls) = (pki.ca().display().to_string(), files.yaml());
+    let proxy = |targets: &str, protocol: &str| {
+        Proxy::yaml(&format!(
+            "- {{name: test, listen: '127.0.0.1:0', target: '{targets}', tls: {{{tls}}}, balance: {{policy: round-robin}}, \
+             upstream: {{tls: {{ca: '{ca}'}}, protocol: {protocol}}}}}\n"
+        ))
+    };
+    let [with, without] = servers.each_ref().map(|nginx| nginx.addr.to_string());
+    for (target, protocol, asked, spoken) in [
+        (&with, "auto", "--http2", "HTTP/2.0"),
+        (&without, "auto", "--http2", "HTTP/1.1"),
+        (&with, "auto", "--http1.1", "HTTP/1.1"),
+        (&with, "http1", "--http2", "HTTP/1.1"),
+        (&with, "http2", "--http2", "HTTP/2.0"),
+    ] {
+        let proxy = proxy(target, protocol);
+        let url = format!("https://localhost:{}/page", proxy.addr.port());
+        for _ in 0..2 {
+            let said = curl(&pki, &[asked, &url]);
+            let found = field(&said.replace("HTTP/2 200 ", "HTTP/2 200"), "x-protocol").map(str::to_owned);
+            assert_eq!(found.as_deref(), Some(spoken), "{protocol} {asked}: {said}");
+        }
+    }
+    // Both at once, and many before anybody knows.
+    let proxy = proxy(&format!("{with},{without}"), "auto");
+    let url = format!("https://localhost:{}/page", proxy.addr.port());
+    let said = run(Command::new("h2load").args(["-n", "2000", "-c", "4", "-m", "20", &url]));
+    assert!(said.contains("status codes: 2000 2xx"), "{said}");
+    let turns = turns(&proxy);
+    assert_eq!(turns.iter().sum::<u64>(), 2000);
+    assert!(turns.iter().all(|&turns| turns > 900), "{turns:?}");
+    servers.iter().for_each(|nginx| fs::write(nginx.home().join("large"), "x".repeat(1 << 20)).expect("written"));
+    let url = format!("https://localhost:{}/large", proxy.addr.port());
+    let said = run(Command::new("h2load").args(["-n", "60", "-c", "2", "-m", "30", &url]));
+    assert!(said.contains("status codes: 60 2xx"), "{said}");
 }

@@ -131,6 +131,8 @@ fn http_is_agreed_on_by_alpn_and_auto_passes_on_what_is_not() {
     let auto = terminating(&pki, "", backend.addr, "");
     for proxy in [&http, &auto] {
         let page = s_client(proxy.addr, &pki.ca(), &["-alpn", "h2,http/1.1"], "");
+        assert!(page.contains("ALPN protocol: h2"), "{page}");
+        let page = s_client(proxy.addr, &pki.ca(), &["-alpn", "http/1.1"], "");
         assert!(page.contains("ALPN protocol: http/1.1"), "{page}");
     }
     let http1 = terminating(&pki, "", backend.addr, ", protocol: http1");

@@ -57,7 +57,7 @@ pub(crate) type Tls = (Option<tls::Server>, Option<tls::Client>);
 /// # Errors
 /// The first that cannot be used.
 pub(crate) fn load_tls(config: &config::Service) -> Result<Tls, String> {
-    let server = config.tls.as_ref().map(|tls| tls::server(tls, config.protocol)).transpose()?;
+    let server = config.tls.as_ref().map(|tls| tls::server(tls, config.protocol, config.shares_links())).transpose()?;
     let client = config.upstream.tls.as_ref();
     Ok((server, client.map(|tls| tls::client(tls, config.host(), config.protocol)).transpose()?))
 }
@@ -102,9 +102,15 @@ impl Service {
         speaks(&self.config, client)
     }
 
-    /// The same for a request that comes over HTTP/2, perhaps because we offered that (`agreed`).
-    pub(crate) fn speaks_to_stream(&self, agreed: bool, grpc: bool) -> Version {
-        self.speaks(stands_for(agreed, grpc))
+    /// The same for a request that comes over HTTP/2, perhaps because we offered that (`agreed`). `None`: that is
+    /// the endpoint's to say.
+    pub(crate) fn speaks_to_stream(&self, agreed: bool, grpc: bool) -> Option<Version> {
+        (!self.endpoints_choose()).then(|| self.speaks(stands_for(agreed, grpc)))
+    }
+
+    /// Connections for requests that come over HTTP/2 speak what their endpoint chooses (ALPN).
+    pub(crate) fn endpoints_choose(&self) -> bool {
+        endpoints_choose(&self.config)
     }
 
     /// Do the files of its TLS settings say something else than when they were read?
@@ -165,6 +171,12 @@ impl Service {
     }
 }
 
+fn endpoints_choose(service: &config::Service) -> bool {
+    service.upstream.tls.is_some()
+        && service.upstream.protocol == UpstreamProtocol::Auto
+        && service.protocol != config::Protocol::Http2
+}
+
 /// What a request over HTTP/2 says about endpoints. Whoever begins with HTTP/2 by prior knowledge knows what they
 /// speak. A browser that we offer it knows nothing of them, and nearly everybody there is understands HTTP/1.1. Only
 /// gRPC needs HTTP/2 to the end.
@@ -191,13 +203,13 @@ fn settings(process: &config::Config, service: &config::Service) -> session::Set
         protocol: match service.protocol {
             config::Protocol::Auto => session::Protocol::Auto,
             // Links that name their client are not shared.
-            config::Protocol::Http if service.upstream.send_proxy.is_some() => session::Protocol::Http1,
+            config::Protocol::Http if !service.shares_links() => session::Protocol::Http1,
             config::Protocol::Http => session::Protocol::Http,
             config::Protocol::Http1 => session::Protocol::Http1,
             config::Protocol::Http2 => session::Protocol::Http2,
             config::Protocol::Tcp => session::Protocol::Tcp,
         },
-        http2: service.upstream.send_proxy.is_none(),
+        http2: service.shares_links(),
         via: service.http.via.then(|| process.name.clone()),
         x_forwarded: forwarding(service.http.x_forwarded),
         forwarded: forwarding(service.http.forwarded),

@@ -25,10 +25,8 @@ const MAX_FILE: u64 = 1 << 20;
 /// How clients of a service are met.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    /// For clients that can speak HTTP/1.1 by what they say in ALPN, and those who say nothing there.
+    /// For clients that offer, in ALPN, something that is spoken here, and those who offer nothing.
     config: Arc<ServerConfig>,
-    /// For those who can speak HTTP/2 and not HTTP/1.1, where both are spoken here.
-    http2: Arc<ServerConfig>,
     /// For those who offer other protocols only, where that is not refused: the answer names none.
     other: Arc<ServerConfig>,
     /// Is the subject of a client's certificate wanted?
@@ -43,6 +41,8 @@ pub(crate) struct Client {
     pub(crate) config: Arc<ClientConfig>,
     /// For a connection of HTTP/2.
     pub(crate) http2: Arc<ClientConfig>,
+    /// For one of what the endpoint chooses.
+    pub(crate) either: Arc<ClientConfig>,
     /// The name that their certificates must have; `None`: their address.
     pub(crate) name: Option<ServerName<'static>>,
     pub(crate) fingerprint: u64,
@@ -51,12 +51,8 @@ pub(crate) struct Client {
 impl Server {
     /// The settings for a client with this ClientHello.
     pub(crate) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        let ours = hello.alpn.is_empty() || hello.offers(HTTP1);
-        match ours {
-            true => self.config.clone(),
-            false if hello.offers(HTTP2) => self.http2.clone(),
-            false => self.other.clone(),
-        }
+        let spoken = self.config.alpn_protocols.iter().any(|protocol| hello.offers(protocol));
+        if hello.alpn.is_empty() || spoken { self.config.clone() } else { self.other.clone() }
     }
 
     /// The settings for a client whose first bytes are no ClientHello: TLS will say so.
@@ -91,11 +87,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// What clients are met with.
+/// What clients are met with. `shares`: links may be shared by clients, so HTTP/2 can be spoken.
 ///
 /// # Errors
 /// A file that cannot be read or used, named.
-pub(crate) fn server(tls: &ServerTls, protocol: Protocol) -> Result<Server, String> {
+pub(crate) fn server(tls: &ServerTls, protocol: Protocol, shares: bool) -> Result<Server, String> {
     let fingerprint = server_fingerprint(tls);
     let certificates = Certificates { named: tls.certs.iter().map(certified).collect::<Result<_, _>>()? };
     let expires = certificates.named.iter().filter_map(|(_, certified)| expires(certified.cert.first()?)).min();
@@ -119,21 +115,17 @@ pub(crate) fn server(tls: &ServerTls, protocol: Protocol) -> Result<Server, Stri
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
     let other = Arc::new(config.clone());
-    let mut http2 = config.clone();
-    http2.alpn_protocols = vec![HTTP2.to_vec()];
-    match protocol {
-        Protocol::Tcp => {}
-        Protocol::Http2 => config.alpn_protocols = vec![HTTP2.to_vec()],
-        Protocol::Auto | Protocol::Http | Protocol::Http1 => config.alpn_protocols = vec![HTTP1.to_vec()],
-    }
+    config.alpn_protocols = match protocol {
+        Protocol::Tcp => Vec::new(),
+        Protocol::Http2 => vec![HTTP2.to_vec()],
+        // The first that the client has, too.
+        Protocol::Auto | Protocol::Http if shares => vec![HTTP2.to_vec(), HTTP1.to_vec()],
+        Protocol::Auto | Protocol::Http | Protocol::Http1 => vec![HTTP1.to_vec()],
+    };
     let config = Arc::new(config);
     // What is HTTP by configuration is nothing else; `auto` passes on whatever it is.
     let other = if matches!(protocol, Protocol::Auto | Protocol::Tcp) { other } else { config.clone() };
-    let http2 = match protocol {
-        Protocol::Auto | Protocol::Http => Arc::new(http2),
-        Protocol::Http1 | Protocol::Http2 | Protocol::Tcp => other.clone(),
-    };
-    Ok(Server { config, http2, other, subject: tls.client_header.is_some(), expires, fingerprint })
+    Ok(Server { config, other, subject: tls.client_header.is_some(), expires, fingerprint })
 }
 
 /// What endpoints are spoken to with; `host`: the name that their target has, if it has one.
@@ -161,15 +153,16 @@ pub(crate) fn client(tls: &ClientTls, host: Option<&str>, protocol: Protocol) ->
             .with_client_auth_cert(chain(&files.cert)?, key(&files.key)?)
             .map_err(|e| format!("{}: {e}", files.cert.display()))?,
     };
-    let mut http2 = config.clone();
+    let (mut http2, mut either) = (config.clone(), config.clone());
     http2.alpn_protocols = vec![HTTP2.to_vec()];
+    either.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     if protocol != Protocol::Tcp {
         config.alpn_protocols = vec![HTTP1.to_vec()];
     }
     let parse =
         |name: &str| ServerName::try_from(name.trim_end_matches('.').to_owned()).map_err(|e| format!("{name}: {e}"));
     let name = tls.sni.as_deref().or(host).map(parse).transpose()?;
-    Ok(Client { config: Arc::new(config), http2: Arc::new(http2), name, fingerprint })
+    Ok(Client { config: Arc::new(config), http2: Arc::new(http2), either: Arc::new(either), name, fingerprint })
 }
 
 /// Changes when the files do.

@@ -1,5 +1,6 @@
 //! Servers and clients by other people, as processes of their own.
 
+use super::pki::Files;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -140,6 +141,20 @@ impl Nginx {
     }
 
     pub fn at(port: u16) -> Self {
+        Self::with(port, "", "")
+    }
+
+    /// Over TLS, with HTTP/2 or without; its pages say in `x-protocol` what they were asked in.
+    pub fn tls(files: &Files, http2: bool) -> Self {
+        let options = if http2 { "ssl http2" } else { "ssl" };
+        let (cert, key) = (files.cert.display(), files.key.display());
+        let more = format!(
+            "ssl_certificate {cert}; ssl_certificate_key {key}; add_header X-Protocol $server_protocol always;"
+        );
+        Self::with(free_port(), options, &more)
+    }
+
+    fn with(port: u16, options: &str, more: &str) -> Self {
         let home = directory("nginx");
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         fs::write(home.join("page"), "a page of nginx\n").expect("written");
@@ -150,7 +165,7 @@ impl Nginx {
             "daemon off; master_process off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;\n\
              events {{ worker_connections 4096; }}\n\
              http {{ access_log off; {temporary} keepalive_requests 1000000; client_max_body_size 0;\n\
-             server {{ listen {addr} backlog=4096; root {home}; add_header X-Port {port} always;\n\
+             server {{ listen {addr} backlog=4096 {options}; {more} root {home}; add_header X-Port {port} always;\n\
              location /put/ {{ dav_methods PUT; create_full_put_path on; }} location /status {{ stub_status; }} location /nothing {{ return 204; }} }} }}\n",
             home = home.display()
         );

@@ -446,6 +446,11 @@ impl Service {
         })
     }
 
+    /// Connections to endpoints can be shared by clients. Those that name one (PROXY headers) cannot.
+    pub(crate) fn shares_links(&self) -> bool {
+        self.upstream.send_proxy.is_none()
+    }
+
     /// Makes relative paths relative to `directory`.
     fn resolve(&mut self, directory: &Path) {
         if let Some(tls) = &mut self.tls {

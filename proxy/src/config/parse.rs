@@ -277,7 +277,7 @@ fn edge(section: &Section<'_>, service: &Service) {
 /// Certificates and keys that cannot be used are known before anybody needs them.
 fn check_files(section: &Section<'_>, service: &Service) {
     if let Some(tls) = &service.tls
-        && let Err(error) = crate::tls::server(tls, service.protocol)
+        && let Err(error) = crate::tls::server(tls, service.protocol, service.shares_links())
     {
         section.problem(section.node.get("tls").unwrap_or(section.node), "tls", error);
     }

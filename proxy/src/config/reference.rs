@@ -117,7 +117,7 @@ pub(super) const KEYS: &[Key] = &[
         "services[].protocol",
         "`auto`, `http`, `http1`, `http2`, `grpc`, `websocket`, `tcp`",
         "auto",
-        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP for opaque. `http` is HTTP/1.1, or HTTP/2 by prior knowledge; `http1` and `http2` are one of the two. `grpc` is `http2`, `websocket` is `http`: upgrades are followed in either. What endpoints speak is said by `upstream.protocol`. Over TLS `http2` is agreed on by ALPN; `http` and `auto` agree on it with clients that do not offer HTTP/1.1.",
+        "What clients speak. `auto` looks at the first bytes of both sides and takes what is not HTTP for opaque. `http` is HTTP/1.1, or HTTP/2 by prior knowledge; `http1` and `http2` are one of the two. `grpc` is `http2`, `websocket` is `http`: upgrades are followed in either. What endpoints speak is said by `upstream.protocol`. Over TLS it is agreed on by ALPN, where `http` and `auto` offer both.",
     ),
     key(
         "services[].tls.cert",
@@ -167,7 +167,7 @@ pub(super) const KEYS: &[Key] = &[
         "services[].upstream.protocol",
         "`auto`, `http1`, `http2`",
         "auto",
-        "What endpoints speak, if it is HTTP. `auto`: what their client speaks, and HTTP/2 for `protocol: http2` and `grpc`. `http1` and `http2`: that, whatever clients speak; `http2` is spoken by prior knowledge, or agreed on by ALPN with `upstream.tls`.",
+        "What endpoints speak, if it is HTTP. `auto`: what their client speaks, and HTTP/2 for `protocol: http2` and `grpc`; but a client that agreed on HTTP/2 over TLS says nothing about them, so they are spoken to in HTTP/1.1 then, unless it is gRPC. With `upstream.tls` endpoints choose by ALPN what requests of HTTP/2 are passed on in. `http1` and `http2`: that, whatever clients speak; `http2` is spoken by prior knowledge, or agreed on by ALPN with `upstream.tls`.",
     ),
     key(
         "services[].upstream.tls",

@@ -6,6 +6,7 @@ use super::link::{Link, LinkState};
 use super::slab::Key;
 use super::socket::{self, Stream};
 use super::{LINK_BIT, Timer, Worker};
+use crate::service::Version;
 use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_wire::edge::put_proxy_header;
 use mio::Token;
@@ -93,6 +94,7 @@ impl Worker {
         };
         match up {
             Ok(false) => {}
+            Ok(true) if self.shared.get(key).is_some() && self.chose_http1(key) => self.unshare(key),
             Ok(true) if self.shared.get(key).is_some() => self.shared_opened(key),
             Ok(true) if self.solos.get(key).is_some() => self.solo_opened(key),
             Ok(true) => match self.links.get(key).and_then(|link| link.session) {
@@ -106,6 +108,8 @@ impl Worker {
             Err((cause, error)) => {
                 if cause == Cause::EndpointTls {
                     self.complain_of_tls(key, &error);
+                    // Perhaps it does not speak any more what it chose once.
+                    self.note_choice(key, None);
                 }
                 self.connect_failed(key, Failed::Endpoint(cause));
             }
@@ -133,7 +137,11 @@ impl Worker {
             if let Some(tls) = &served.shared.upstream_tls {
                 let pool = served.pools.get(link.pool as usize).and_then(Option::as_ref);
                 let Some(address) = pool.map(|pool| &pool.endpoint.address) else { return Ok(false) };
-                let settings = if shared.get(key).is_some() { &tls.http2 } else { &tls.config };
+                let settings = match shared.get(key).is_some() {
+                    true if served.shared.endpoints_choose() => &tls.either,
+                    true => &tls.http2,
+                    false => &tls.config,
+                };
                 let started = link.stream.connect_tls(settings.clone(), tls.name_of(address));
                 started.map_err(|error| (Cause::EndpointTls, error))?;
             }
@@ -145,6 +153,23 @@ impl Worker {
             link.writable = !link.stream.holds_output();
         }
         Ok(done)
+    }
+
+    /// Remembers what the endpoint of a link chose, if it could choose. True: that is HTTP/1.1.
+    fn chose_http1(&mut self, key: Key) -> bool {
+        let Some(link) = self.links.get(key) else { return false };
+        let Some(Some(served)) = self.services.get(link.service as usize) else { return false };
+        let Some(tls) = link.stream.tls().filter(|_| served.shared.endpoints_choose()) else { return false };
+        let version = if tls.protocol() == Some(crate::tls::HTTP2) { Version::Http2 } else { Version::Http1 };
+        self.note_choice(key, Some(version));
+        version == Version::Http1
+    }
+
+    fn note_choice(&mut self, key: Key, version: Option<Version>) {
+        let Some((service, pool)) = self.links.get(key).map(|link| (link.service, link.pool)) else { return };
+        if let Some(pool) = self.pool_mut(service, pool) {
+            pool.speaks = version;
+        }
     }
 
     fn complain_of_tls(&mut self, key: Key, error: &std::io::Error) {

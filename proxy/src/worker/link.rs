@@ -3,6 +3,7 @@
 use super::slab::Key;
 use super::socket::Stream;
 use crate::registry::EndpointTally;
+use crate::service::Version;
 use evenkeel_core::endpoint::Endpoint;
 use evenkeel_core::time::Instant;
 use evenkeel_wire::http2::streams::StreamKey;
@@ -74,6 +75,8 @@ pub(super) struct EndpointPool {
     pub(super) usable: bool,
     /// It leaves: its sessions have until then.
     pub(super) leaves_by: Option<Instant>,
+    /// What the endpoint chose when it could.
+    pub(super) speaks: Option<Version>,
     /// Links in any state.
     pub(super) open: usize,
     /// Idle links, the one used last on top: the others can age and go.

@@ -780,6 +780,7 @@ impl Served {
             tally,
             usable: true,
             leaves_by: None,
+            speaks: None,
             open: 0,
             idle: Vec::new(),
             waiting: std::collections::VecDeque::new(),

@@ -134,6 +134,31 @@ impl Worker {
         }
     }
 
+    /// A link that was to be shared speaks HTTP/1.1: it is one like others, and those who waited for it look for such.
+    pub(in crate::worker) fn unshare(&mut self, key: Key) {
+        let Some(shared) = self.shared.take(key) else { return };
+        self.pool.give(shared.line.out.bytes);
+        let Some((service, pool)) = self.links.get(key).map(|link| (link.service, link.pool)) else { return };
+        let mut waiting = Default::default();
+        if let Some(entry) = self.pool_mut(service, pool) {
+            entry.shared.retain(|&other| other != key);
+            waiting = std::mem::take(&mut entry.streams);
+        }
+        self.release(key);
+        for (session, at) in waiting {
+            self.with_session(session, |worker, http2| {
+                let Some(stream) = http2.get(at) else { return };
+                if stream.place != Place::Waits || stream.turn.pool != pool || stream.turn.ticket.is_none() {
+                    return;
+                }
+                worker.unqueue_stream(service, http2, at);
+                if worker.fits_http1(session, http2, at) && worker.place_solo(session, http2, at, (service, pool)) {
+                    worker.place(session, http2, at);
+                }
+            });
+        }
+    }
+
     /// A link is there for the stream that it was opened for.
     pub(in crate::worker) fn solo_opened(&mut self, key: Key) {
         let Some((session, at)) = self.solos.get(key).map(|solo| (solo.session, solo.stream)) else { return };

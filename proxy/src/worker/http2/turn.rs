@@ -43,12 +43,6 @@ impl Worker {
             let service = client.service;
             let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
             let version = served.shared.speaks_to_stream(client.peer.agreed_on_http2(), stream.kind.1);
-            if version == Version::Http1 && !self.fits_http1(key, http2, at) {
-                return;
-            }
-            let Some(client) = self.sessions.get_mut(key) else { return };
-            let Some(stream) = http2.get(at) else { return };
-            let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
             let ask = Ask { scope: stream.turn.want.scope, key: stream.turn.want.key, avoid: stream.turn.tried() };
             let pinned = client.pin().and_then(|id| served.picker.repick(id, ask.scope, self.now));
             let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
@@ -64,8 +58,9 @@ impl Worker {
             if let Some(call) = &mut stream.call {
                 call.placed(turn);
             }
-            if version == Version::Http1 {
-                if self.place_solo(key, http2, at, (service, pool)) {
+            let chosen = served.pools.get(pool as usize).and_then(Option::as_ref).and_then(|pool| pool.speaks);
+            if version.or(chosen) == Some(Version::Http1) {
+                if self.fits_http1(key, http2, at) && self.place_solo(key, http2, at, (service, pool)) {
                     continue;
                 }
                 return;
