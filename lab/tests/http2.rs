@@ -461,3 +461,27 @@ fn what_cannot_be_translated_is_refused_with_a_reason() {
     let answer = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream.protocol"), "{answer}");
 }
+
+#[test]
+fn what_a_full_buffer_held_up_goes_on_when_that_was_written() {
+    let backend = server(|peer, _| {
+        let (stream, ..) = peer.head();
+        let mut body = Vec::new();
+        loop {
+            let Heard::Data(_, data, end) = peer.hear() else { panic!("the body comes") };
+            body.extend(data);
+            if end {
+                break;
+            }
+        }
+        peer.fields(stream, Part::Head, &[(":status", "200")], false);
+        assert_eq!(peer.data(stream, &body, true), body.len());
+        peer.hear();
+    });
+    let proxy = Proxy::with(&[backend.addr], |service| service.limits.buffer = 1000);
+    let mut client = Peer::client(proxy.addr);
+    // All of it at once: nothing comes behind it that could set the rest going.
+    let stream = client.call("/a.B/C");
+    assert_eq!(client.data(stream, &[b'x'; 60_000], true), 60_000);
+    assert_eq!(client.whole(stream).1.len(), 60_000);
+}
