@@ -7,7 +7,7 @@ use common::peers::{directory, have, nghttpd, nghttpd_with};
 use common::pki::Pki;
 use common::{Backend, Proxy, eventually};
 use evenkeel_core::balancer::Policy;
-use evenkeel_proxy::config::{Protocol, UpstreamProtocol};
+use evenkeel_proxy::config::Protocol;
 use evenkeel_wire::http2::connection::{Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use std::fs;
@@ -452,14 +452,6 @@ fn who_does_not_answer_a_ping_is_not_waited_for() {
     assert!(value(&trailers, "grpc-message").contains("did not answer in time"), "{trailers:?}");
     assert_eq!(proxy.metric("evenkeel_turn_failures_total", "endpoint-timeout"), 1.0);
     assert_eq!(proxy.metric("evenkeel_session_ends_total", ""), 0.0);
-}
-
-#[test]
-fn what_cannot_be_translated_is_refused_with_a_reason() {
-    let backend = answering("well");
-    let proxy = Proxy::with(&[backend.addr], |service| service.upstream.protocol = UpstreamProtocol::Http2);
-    let answer = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream.protocol"), "{answer}");
 }
 
 #[test]

@@ -32,11 +32,6 @@ impl Own<'_> {
             LinkError::Overload => (503, Phase::Connect, "too many requests wait for this service"),
             LinkError::Refused => (503, Phase::Wait, "the endpoint refused the request"),
             LinkError::Later(_) => (503, Phase::Connect, "too many clients connect at once; come back later"),
-            LinkError::Untranslated => (
-                502,
-                Phase::Connect,
-                "this version does not translate between what the client and the endpoints speak (upstream.protocol)",
-            ),
             LinkError::Failed(Cause::ConnectFailed) => (502, Phase::Connect, "no endpoint could be connected to"),
             LinkError::Failed(Cause::ConnectTimeout) => {
                 (504, Phase::Connect, "connecting to an endpoint took too long")

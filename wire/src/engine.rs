@@ -2,6 +2,7 @@
 
 use crate::detect::{Verdict, detect};
 use crate::http1::{self, Http1};
+use crate::http2::forward::Answer;
 use crate::session::{Context, Io, Leave, LinkError, LinkFate, Output, Protocol, Reason};
 use crate::session::{Settings, TurnEnd, TurnLog, Want};
 use crate::tunnel::Tunnel;
@@ -228,6 +229,21 @@ impl Session {
             Engine::Tunnel(tunnel) => tunnel.link_data(input, io, &mut self.outputs, context),
             Engine::WebSocket(socket) => socket.link_data(input, io, &mut self.outputs, context),
             Engine::Http2 | Engine::Refused(_) | Engine::Over(_) => input.len(),
+        }
+    }
+
+    /// A part of the answer to a turn that is a stream of a shared link ([`Upload`](http1::Upload)). What is wrong
+    /// with it is said as if the link had failed.
+    pub fn stream_fields(&mut self, answer: &Answer<'_>, io: &mut Io<'_, '_>, context: &Context<'_>) {
+        if let Engine::Http1(http) = &mut self.engine {
+            http.stream_fields(answer, io, &mut self.outputs, context);
+        }
+    }
+
+    /// Some of its content; `end`: it is the last.
+    pub fn stream_data<'i>(&mut self, data: &'i [u8], end: bool, io: &mut Io<'_, 'i>, context: &Context<'_>) {
+        if let Engine::Http1(http) = &mut self.engine {
+            http.stream_data(data, end, io, &mut self.outputs, context);
         }
     }
 
@@ -490,7 +506,6 @@ impl LinkError {
         match self {
             Self::NoEndpoint(_) => Cause::NoEndpoint,
             Self::Overload | Self::Later(_) => Cause::Overload,
-            Self::Untranslated => Cause::ClientProtocol,
             Self::Refused => Cause::EndpointClosed,
             Self::Failed(cause) => cause,
         }

@@ -349,8 +349,6 @@ pub enum LinkError {
     Refused,
     /// So many sessions begin that this one must come back after so many seconds.
     Later(u32),
-    /// The endpoints speak a version of HTTP that evenkeel does not translate the client's into.
-    Untranslated,
     /// Anything with a cause of its own: connect-failed, connect-timeout, endpoint-closed …
     Failed(Cause),
 }

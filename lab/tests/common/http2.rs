@@ -122,6 +122,11 @@ impl Peer {
         assert_eq!(self.data(stream, body.as_bytes(), true), body.len());
     }
 
+    /// Takes so much of what came.
+    pub fn release(&mut self, stream: StreamKey, bytes: usize) {
+        self.say(|connection, out| connection.release(stream, bytes, out));
+    }
+
     pub fn reset(&mut self, stream: StreamKey, code: Code) {
         self.say(|connection, out| connection.reset(stream, code, out));
     }

@@ -154,6 +154,11 @@ impl Nginx {
         Self::with(free_port(), options, &more)
     }
 
+    /// One that speaks HTTP/2 without TLS, and nothing else.
+    pub fn http2() -> Self {
+        Self::with(free_port(), "http2", "")
+    }
+
     fn with(port: u16, options: &str, more: &str) -> Self {
         let home = directory("nginx");
         let addr = SocketAddr::from(([127, 0, 0, 1], port));

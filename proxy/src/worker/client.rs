@@ -2,7 +2,7 @@
 
 use super::arrive::Arrival;
 use super::buffer::Held;
-use super::http2::Http2;
+use super::http2::{Guest, Http2};
 use super::link::Link;
 use super::slab::Key;
 use super::socket::Stream;
@@ -111,6 +111,8 @@ pub(super) struct Rare {
     pub(super) pin: Option<EndpointId>,
     /// What it has if it speaks HTTP/2.
     pub(super) http2: Option<Box<Http2>>,
+    /// Its turn is a stream of a shared link.
+    pub(super) guest: Option<Guest>,
 }
 
 /// One client connection.
@@ -170,6 +172,11 @@ impl Client {
 
     pub(super) fn set_pin(&mut self, endpoint: EndpointId) {
         self.rare.get_or_insert_default().pin = Some(endpoint);
+    }
+
+    /// What it has of a shared link, if its turn is on one.
+    pub(super) fn guest(&self) -> Option<&Guest> {
+        self.rare.as_ref()?.guest.as_ref()
     }
 
     /// It speaks HTTP/2.

@@ -155,7 +155,7 @@ impl Worker {
         let views = self.sessions.keys().into_iter().take(limit).filter_map(|key| {
             let client = self.sessions.get(key)?;
             let served = self.services.get(client.service as usize)?.as_ref()?;
-            let link = client.link.and_then(|k| self.links.get(k));
+            let link = client.link.or_else(|| Some(client.guest()?.link)).and_then(|k| self.links.get(k));
             let endpoint = link.and_then(|l| served.pools.get(l.pool as usize)?.as_ref());
             Some(SessionView {
                 id: key.bits(),

@@ -199,7 +199,7 @@ impl Worker {
         if let Some(client) = self.sessions.get_mut(session) {
             client.link = None;
         }
-        if self.try_failed(session, failed) {
+        if self.try_failed(session, &failed) {
             self.acquire(session);
         }
         self.touch(session);

@@ -101,6 +101,9 @@ impl Worker {
             }
         }
         self.leave_if_due(key);
+        if self.sessions.get(key).is_some_and(|client| client.rare.is_some()) {
+            self.credit_guest(key);
+        }
         self.settle(key);
         self.rearm(key);
     }
@@ -344,11 +347,19 @@ impl Worker {
 
     /// Carries out what the engine wants, then writes once to each side.
     pub(super) fn carry_out(&mut self, key: Key, mut tails: Tails<'_>) {
+        self.obey_engine(key, &mut tails);
+        self.flush_link(key, tails.link);
+        self.flush_client(key, tails.client);
+    }
+
+    /// Carries out what the engine wants.
+    #[inline]
+    pub(super) fn obey_engine(&mut self, key: Key, tails: &mut Tails<'_>) {
         while let Some(client) = self.sessions.get_mut(key) {
             let Some(output) = client.engine.poll_output() else { break };
             match output {
                 Output::Want(want) => {
-                    self.spill(key, &mut tails);
+                    self.spill(key, tails);
                     self.begin_turn(key, want);
                 }
                 Output::Answered(status) => self.answered(key, status),
@@ -366,8 +377,6 @@ impl Worker {
                 Output::End { end, abort, linger } => self.begin_leaving(key, end, abort, linger),
             }
         }
-        self.flush_link(key, tails.link);
-        self.flush_client(key, tails.client);
     }
 
     /// Copies what was to be passed on uncopied: something is about to be written behind it.
@@ -439,7 +448,7 @@ impl Worker {
         }
         let link = client.link.and_then(|l| links.get_mut(l));
         let Some(link) = link.filter(|l| l.state == LinkState::Busy) else {
-            out.bytes.extend_from_slice(tail);
+            self.flush_guest(key, tail);
             return &[];
         };
         let (mut total, mut spliced) = (0, 0);

@@ -85,8 +85,8 @@ pub(super) struct EndpointPool {
     pub(super) waiting: VecDeque<Waiter>,
     /// Links that are shared.
     pub(super) shared: Vec<Key>,
-    /// Streams of sessions that wait for one of the shared ones.
-    pub(super) streams: VecDeque<(Key, StreamKey)>,
+    /// Turns that wait for one of the shared ones.
+    pub(super) streams: VecDeque<Waiter>,
 }
 
 impl Link {

@@ -347,6 +347,7 @@ impl Worker {
                 }
             }
             self.drive_links();
+            self.drive_answered();
             if woken {
                 self.obey();
             }

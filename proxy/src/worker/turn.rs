@@ -44,10 +44,6 @@ impl Worker {
         if want.idempotent {
             client.buffers.to_link.keep = true;
         }
-        // What is not HTTP wants a link that nobody had.
-        if !want.fresh && served.shared.speaks(Version::Http1) == Version::Http2 {
-            return self.refuse(key, LinkError::Untranslated);
-        }
         if want.upgrade && !self.let_in(key) {
             return;
         }
@@ -141,6 +137,7 @@ impl Worker {
             let Some(turn) = client.turn.as_mut() else { return };
             let Some(Some(served)) = self.services.get_mut(index as usize) else { return };
             let own = served.shared.config.upstream.send_proxy.is_some();
+            let shares = served.shares_links(&turn.want);
             let ask = Ask { scope: turn.want.scope, key: turn.want.key, avoid: turn.tried() };
             let pinned = pin.and_then(|id| served.picker.repick(id, ask.scope, self.now));
             let ticket = match pinned.map_or_else(|| served.picker.pick(&ask, &mut self.rng, self.now), Ok) {
@@ -156,6 +153,12 @@ impl Worker {
             turn.pool = pool_index;
             turn.tried_at = self.now;
             let fresh = turn.fresh;
+            if shares {
+                match self.lodge(key, index, pool_index) {
+                    Err(failed) if self.try_failed(key, &failed) => continue,
+                    Ok(()) | Err(_) => return,
+                }
+            }
             if own {
                 if self.use_own(key, pool_index) {
                     return;
@@ -169,7 +172,7 @@ impl Worker {
                 // One that nobody uses makes room for the new one that it has to be.
                 match self.pop_idle(index, pool_index) {
                     Some(idle) => self.remove_popped(idle),
-                    None => return self.enqueue(key, index, pool_index),
+                    None => return self.enqueue(key, index, pool_index, false),
                 }
             }
             match self.connect(index, pool_index, Some(key), false) {
@@ -180,7 +183,7 @@ impl Worker {
                     return;
                 }
                 Err(failed) => {
-                    if !self.try_failed(key, failed) {
+                    if !self.try_failed(key, &failed) {
                         return;
                     }
                 }
@@ -203,7 +206,8 @@ impl Worker {
         Some(link)
     }
 
-    fn enqueue(&mut self, key: Key, service: u32, pool: u32) {
+    /// There may not be another connection: the turn waits for a place on one (`shared`), or for one to be free.
+    pub(super) fn enqueue(&mut self, key: Key, service: u32, pool: u32, shared: bool) {
         let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
         if served.waiting >= served.shared.config.limits.queue {
             served.tally.limits[Limit::Queue as usize].add(1);
@@ -215,7 +219,8 @@ impl Worker {
         {
             served.waiting += 1;
             turn.queued = true;
-            pool.waiting.push_back(Waiter::Session(key));
+            let waiting = if shared { &mut pool.streams } else { &mut pool.waiting };
+            waiting.push_back(Waiter::Session(key));
             self.rearm(key);
         }
     }
@@ -240,7 +245,7 @@ impl Worker {
     }
 
     /// Tells the engine that there will be no link.
-    fn refuse(&mut self, key: Key, error: LinkError) {
+    pub(super) fn refuse(&mut self, key: Key, error: LinkError) {
         if let Some(client) = self.sessions.get_mut(key) {
             client.buffers.to_link.clear();
         }
@@ -248,7 +253,7 @@ impl Worker {
     }
 
     /// A try got no connection: true if the turn may be tried elsewhere; if not, the engine knows.
-    pub(super) fn try_failed(&mut self, key: Key, failed: Failed) -> bool {
+    pub(super) fn try_failed(&mut self, key: Key, failed: &Failed) -> bool {
         let (cause, local) = failed.cause();
         self.complete_try(key, cause, local);
         let retries = self.config_of(key).is_some_and(|retry| retry.on_connect);
@@ -265,7 +270,7 @@ impl Worker {
     }
 
     /// Closes the books on one try: ticket, tally, the list of those tried.
-    fn complete_try(&mut self, key: Key, cause: Cause, local: bool) {
+    pub(super) fn complete_try(&mut self, key: Key, cause: Cause, local: bool) {
         self.with_turn(key, |worker, service, turn| worker.close_try(service, turn, cause, local));
     }
 
@@ -295,7 +300,7 @@ impl Worker {
     }
 
     /// Takes one more try from what the turn and the service's budget allow.
-    fn take_retry(&mut self, key: Key) -> bool {
+    pub(super) fn take_retry(&mut self, key: Key) -> bool {
         self.with_turn(key, |worker, service, turn| worker.allow_retry(service, turn)).unwrap_or(false)
     }
 
@@ -436,15 +441,20 @@ impl Worker {
     /// The link closed: runs the turn elsewhere if that is safe.
     fn retry_lost(&mut self, key: Key) -> bool {
         let Some(client) = self.sessions.get(key) else { return false };
-        let (Some(turn), Some(link_key)) = (client.turn.as_ref(), client.link) else { return false };
-        let Some(link) = self.links.get(link_key) else { return false };
-        let unsent = client.buffers.to_link.sent == 0;
+        let Some(link) = client.link.and_then(|link| self.links.get(link)) else { return false };
+        let (stale, unsent) = (link.turns > 0, client.buffers.to_link.sent == 0);
+        self.retry_safe(key, stale, unsent)
+    }
+
+    /// Nothing more comes for the turn: runs it elsewhere if that is safe. `stale`: its link had served others before;
+    /// `unsent`: none of it was sent.
+    pub(super) fn retry_safe(&mut self, key: Key, stale: bool, unsent: bool) -> bool {
+        let Some(turn) = self.sessions.get(key).and_then(|client| client.turn.as_ref()) else { return false };
         let safe = turn.want.scope == Scope::Turn && !turn.heard && !turn.dropped;
         if !safe || !(turn.want.idempotent || unsent) {
             return false;
         }
-        let stale = link.turns > 0 && !turn.fresh;
-        if stale {
+        if stale && !turn.fresh {
             // Not the endpoint's failure: it may close an idle connection whenever it likes.
             if let Some(turn) = self.sessions.get_mut(key).and_then(|c| c.turn.as_mut()) {
                 if let Some(ticket) = turn.ticket.take() {
@@ -467,7 +477,7 @@ impl Worker {
         true
     }
 
-    fn rerun(&mut self, key: Key) {
+    pub(super) fn rerun(&mut self, key: Key) {
         if let Some(client) = self.sessions.get_mut(key) {
             client.buffers.to_link.sent = 0;
             if let Some(turn) = client.turn.as_mut() {
@@ -483,6 +493,8 @@ impl Worker {
         if let Some(link) = client.link.take() {
             client.buffers.answer.clear();
             self.remove_link(link);
+        } else {
+            self.leave_guest(key);
         }
     }
 
@@ -503,7 +515,7 @@ impl Worker {
         let own = served.shared.config.upstream.send_proxy.is_some();
         let fate = end.fate;
         self.close_turn(key, *turn, end, false);
-        let Some(link_key) = link else { return };
+        let Some(link_key) = link else { return self.leave_guest(key) };
         let usable = sent_all && fate != LinkFate::Close;
         let link = self.links.get_mut(link_key).and_then(|link| (usable && link.is_clean()).then_some(link));
         match (fate, link) {
@@ -762,6 +774,11 @@ impl Served {
             ended: SystemTime::now(),
             log,
         }
+    }
+
+    /// Does a turn of HTTP/1.1 become a stream? What is not HTTP wants a link that nobody had.
+    fn shares_links(&self, want: &Want) -> bool {
+        !want.fresh && self.shared.speaks(Version::Http1) == Version::Http2
     }
 
     /// The pool of the endpoint, made if there is none.

@@ -2,6 +2,7 @@
 
 use super::grammar::{self, Room, Stop};
 use super::head::{Flaw, Framing, Name, Scan, find_end, put_field};
+use crate::http2::hpack::Fields;
 use crate::out::Out;
 use alloc::vec::Vec;
 
@@ -233,9 +234,14 @@ fn put_end(section: &[u8], out: &mut Vec<u8>) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// The last chunk of a body that has no trailers.
-pub(super) fn put_last_chunk(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"0\r\n\r\n");
+/// The last chunk, and those of these trailers that may be passed on.
+pub(super) fn put_last_chunk(trailers: Option<&Fields>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n");
+    let fields = trailers.into_iter().flat_map(Fields::iter);
+    for field in fields.filter(|field| is_trailer(field.name(), Name::of(field.name()))) {
+        put_field(out, field.name(), field.value());
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn check_trailers(section: &[u8]) -> Result<(), Flaw> {
@@ -264,7 +270,7 @@ pub(super) fn for_each_trailer(section: &[u8], mut each: impl FnMut(&[u8], &[u8]
 }
 
 /// May a field of this name stand behind a body?
-pub(super) fn is_trailer(name: &[u8], kind: Name) -> bool {
+fn is_trailer(name: &[u8], kind: Name) -> bool {
     kind == Name::Other
         && ["authorization", "set-cookie", "content-encoding", "content-type", "content-range", "cache-control"]
             .iter()

@@ -6,7 +6,7 @@
 //! anything is written.
 
 use super::MAX_INFORMATIONAL;
-use super::body::{Body, Chunk, Encode, for_each_trailer, is_trailer, put_chunk, put_last_chunk};
+use super::body::{Body, Chunk, Encode, for_each_trailer, put_chunk, put_last_chunk};
 use super::grammar::{Stop, is_target};
 use super::head::{Flaw, Name, Scan, find_end, put_field, valid_host};
 use super::request::put_length;
@@ -153,13 +153,7 @@ impl Exchange {
         match (core::mem::replace(&mut self.upload, Upload::Done), trailers) {
             // It is not whole, and must not look so.
             (Upload::Length(1..), _) => self.last = true,
-            (Upload::Chunked, Some(trailers)) => {
-                out.extend_from_slice(b"0\r\n");
-                let passed = trailers.iter().filter(|field| is_trailer(field.name(), Name::of(field.name())));
-                passed.for_each(|field| put_field(out, field.name(), field.value()));
-                out.extend_from_slice(b"\r\n");
-            }
-            (Upload::Chunked, None) => put_last_chunk(out),
+            (Upload::Chunked, trailers) => put_last_chunk(trailers, out),
             (Upload::Done | Upload::Length(0), _) => {}
         }
     }

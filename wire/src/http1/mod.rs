@@ -14,6 +14,9 @@ mod grammar;
 pub mod head;
 mod request;
 mod response;
+mod upload;
+
+pub use self::upload::{Opened, Upload};
 
 use self::body::{Body, Encode, put_last_chunk};
 use self::grammar::Stop;
@@ -22,7 +25,10 @@ use self::request::{Request, Whole};
 use self::response::{Response, put_own};
 use crate::answer::Own;
 use crate::engine::Outputs;
+use crate::http2::connection::Part;
+use crate::http2::forward::Answer;
 use crate::http2::frame::PREFACE;
+use crate::http2::hpack::Fields;
 use crate::session::{Context, Io, LinkError, LinkFate, Protocol, Reason, Settings, TurnEnd, TurnLog, Want};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -482,12 +488,76 @@ impl Http1 {
         match (turn.response, turn.download) {
             // The end of the connection is the end of such a body.
             (Some(response), Body::Close) => {
-                if response.encode == Encode::Chunked {
-                    put_last_chunk(io.client.spill());
-                }
-                self.end_turn(response, outputs, context);
+                self.end_body(response, None, io, outputs, context);
             }
             _ => self.link_failed(LinkError::Failed(Cause::EndpointClosed), io, outputs, context),
+        }
+    }
+
+    /// A body whose length the client was not told is over, and with it the response.
+    fn end_body(
+        &mut self,
+        response: Response,
+        trailers: Option<&Fields>,
+        io: &mut Io<'_, '_>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) {
+        if response.encode == Encode::Chunked {
+            put_last_chunk(trailers, io.client.spill());
+        }
+        self.end_turn(response, outputs, context);
+    }
+
+    /// See [`crate::session::Session::stream_fields`].
+    pub(crate) fn stream_fields(
+        &mut self,
+        answer: &Answer<'_>,
+        io: &mut Io<'_, '_>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) {
+        let ends = self.client_eof || self.draining;
+        let State::Turn(turn) = &mut self.state else { return };
+        let (request, out) = (&turn.request, io.client.spill());
+        match (answer.part, turn.response) {
+            (Part::Informational, _) if turn.informational < MAX_INFORMATIONAL => {
+                turn.informational += 1;
+                if request.minor == 1 {
+                    response::put_fields(answer, None, request, out, context.settings);
+                }
+            }
+            (Part::Head, _) if answer.status == 503 && context.may_retry => outputs.retry(),
+            // Beyond that there are none in HTTP/1.1 (RFC 9110, section 15).
+            (Part::Head, _) if answer.status < 600 => {
+                let length = response::length_of(answer.fields);
+                let response = Response::of_stream(answer, length, request, ends || !turn.upload.is_done());
+                response::put_fields(answer, Some((&response, length)), request, out, context.settings);
+                outputs.answered(Some(response.status));
+                (turn.response, turn.download) = (Some(response), Body::Close);
+                if answer.end {
+                    self.end_turn(response, outputs, context);
+                }
+            }
+            (Part::Trailers, Some(response)) => self.end_body(response, Some(answer.fields), io, outputs, context),
+            _ => self.endpoint_flaw(io, outputs, context),
+        }
+    }
+
+    /// See [`crate::session::Session::stream_data`].
+    pub(crate) fn stream_data<'i>(
+        &mut self,
+        data: &'i [u8],
+        end: bool,
+        io: &mut Io<'_, 'i>,
+        outputs: &mut Outputs,
+        context: &Context<'_>,
+    ) {
+        let State::Turn(turn) = &mut self.state else { return };
+        let Some(response) = turn.response else { return };
+        self.relay_response(data, &mut 0, io, outputs, context);
+        if end {
+            self.end_body(response, None, io, outputs, context);
         }
     }
 

@@ -1,11 +1,12 @@
-//! A response head, from the endpoint's bytes to ours; and the responses that are ours alone.
+//! A response head, from the endpoint's bytes or fields to our bytes; and the responses that are ours alone.
 
 use super::body::{Encode, has_token};
 use super::grammar::{self, Field, Room, StatusLine, Stop};
 use super::head::{Connection, Flaw, Framing, FramingFields, Lines, MAX_FIELDS, Name, put_field};
 use super::request::{Request, put_decimal, put_length};
 use crate::answer::Own;
-use crate::http2::hpack::{Fields, Form};
+use crate::http2::forward::Answer;
+use crate::http2::hpack::{self as http2, Fields, Form};
 use crate::session::Settings;
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -173,22 +174,7 @@ impl Parsed<'_, '_> {
                 put_field(out, b"Upgrade", self.upgrade.unwrap_or_default());
             }
             None => {}
-            Some(response) => {
-                match (response.framing, response.encode, self.framing.length()) {
-                    (Framing::Length(n), ..) => put_length(out, n),
-                    (Framing::Chunked | Framing::Close, Encode::Chunked, _) => {
-                        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-                    }
-                    // What the length of a body would be: HEAD and 304 (RFC 9110, section 8.6).
-                    (Framing::None, _, Some(n)) if self.status != 204 => put_length(out, n),
-                    _ => {}
-                }
-                if response.client_close {
-                    out.extend_from_slice(b"Connection: close\r\n");
-                } else if request.minor == 0 {
-                    out.extend_from_slice(b"Connection: keep-alive\r\n");
-                }
-            }
+            Some(response) => response.put_framing(self.framing.length(), request, out),
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -209,21 +195,119 @@ fn form(name: &[u8]) -> Form {
     if plain { Form::Plain } else { Form::Indexed }
 }
 
-/// The phrase of a status that we send ourselves.
+impl Response {
+    /// How a response of HTTP/2 goes on, given the request that it answers; `length`: as it says of itself. Its end is
+    /// told apart from its content, so `framing` is only for the client. `ends`: as with HTTP/1.1.
+    pub(super) fn of_stream(answer: &Answer<'_>, length: Option<u64>, request: &Request, ends: bool) -> Self {
+        let status = answer.status;
+        let framing = match length {
+            _ if request.head || matches!(status, 204 | 304) => Framing::None,
+            _ if answer.end => Framing::Length(0),
+            Some(length) => Framing::Length(length),
+            None => Framing::Close,
+        };
+        let chunks = framing == Framing::Close && request.minor == 1;
+        let client_close = request.close || ends || (framing == Framing::Close && !chunks);
+        let encode = if chunks { Encode::Chunked } else { Encode::Plain };
+        Self { status, framing, encode, link_close: false, client_close, pins: false }
+    }
+
+    /// Writes how the body is framed, and whether the connection goes on. `length`: as the endpoint announced it.
+    fn put_framing(&self, length: Option<u64>, request: &Request, out: &mut Vec<u8>) {
+        match (self.framing, self.encode, length) {
+            (Framing::Length(n), ..) => put_length(out, n),
+            (Framing::Chunked | Framing::Close, Encode::Chunked, _) => {
+                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            }
+            // What the length of a body would be: HEAD and 304 (RFC 9110, section 8.6).
+            (Framing::None, _, Some(n)) if self.status != 204 => put_length(out, n),
+            _ => {}
+        }
+        if self.client_close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if request.minor == 0 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+    }
+}
+
+/// The length that a message of HTTP/2 announces; its connection has seen to it that it is one.
+pub(super) fn length_of(fields: &Fields) -> Option<u64> {
+    core::str::from_utf8(fields.get(http2::Name::CONTENT_LENGTH)?).ok()?.parse().ok()
+}
+
+/// Writes a head of HTTP/2 for the client. `response`: how it goes on, if it is the final one, and the length that it
+/// announced.
+pub(super) fn put_fields(
+    answer: &Answer<'_>,
+    response: Option<(&Response, Option<u64>)>,
+    request: &Request,
+    out: &mut Vec<u8>,
+    settings: &Settings,
+) {
+    out.reserve(256 + 64 * answer.fields.len());
+    out.extend_from_slice(b"HTTP/1.1 ");
+    put_decimal(out, u64::from(answer.status));
+    out.push(b' ');
+    out.extend_from_slice(reason_phrase(answer.status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for field in answer.fields.iter().filter(|field| !field.known().is_pseudo()) {
+        if !is_about_connection(Name::of(field.name())) {
+            put_field(out, field.name(), field.value());
+        }
+    }
+    if let Some(name) = &settings.via {
+        put_field(out, b"Via", alloc::format!("2 {name}").as_bytes());
+    }
+    if let Some((response, length)) = response {
+        response.put_framing(length, request, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The phrase of a status that came without one, or is ours. Nobody needs it, so those that are rare have none
+/// (RFC 9112, section 4).
 pub(super) fn reason_phrase(status: u16) -> &'static str {
     match status {
+        100 => "Continue",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
         408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
-        _ => "Error",
+        _ => "",
     }
 }
 

@@ -51,6 +51,19 @@ pub struct Traced {
     state: bool,
 }
 
+/// A part of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// Which one.
+    pub part: Part,
+    /// Its status; zero in trailers.
+    pub status: u16,
+    /// Its fields.
+    pub fields: &'a Fields,
+    /// Nothing comes behind it.
+    pub end: bool,
+}
+
 /// A request that is answered here.
 #[derive(Debug)]
 pub struct Turned {

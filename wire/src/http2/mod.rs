@@ -58,8 +58,8 @@
 //! length is that of the body. (`cookie` may come in several fields, which HTTP/1.1 wants joined.) Behind a server
 //! session, [`Part`](connection::Part)s map to the head and the trailers of a request,
 //! [`Event::Reset`](connection::Event::Reset) to a connection that breaks. In the other
-//! direction, [`FieldWriter::put`] writes what `http1` read, in lower case and without what is about the connection;
-//! whoever writes chooses the [`Form`](hpack::Form), for HTTP/1.1 says nothing about what comes again.
+//! direction, an [`Upload`](crate::http1::Upload) opens a stream with what `http1` wrote for an endpoint, and
+//! [`Session::stream_fields`](crate::session::Session::stream_fields) takes what comes back.
 //!
 //! **Farewell.** [`leave`](connection::Connection::leave) takes leave in two steps; whoever drives the connection
 //! looks at [`is_finished`](connection::Connection::is_finished) after it was touched.

@@ -5,4 +5,5 @@ mod hostile;
 mod hpack;
 mod model;
 mod pair;
+mod upload;
 mod world;

@@ -10,7 +10,7 @@ use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::grpc::status::{CANCELLED, UNAVAILABLE};
 use evenkeel_wire::http2::connection::{Connection, Event, Failure, Fault, Part};
 use evenkeel_wire::http2::error::Code;
-use evenkeel_wire::http2::forward::{grpc_status, is_grpc, put_response};
+use evenkeel_wire::http2::forward::{Answer, grpc_status, is_grpc, put_response};
 use evenkeel_wire::http2::hpack::Fields;
 use evenkeel_wire::http2::settings::{Config, Role};
 use evenkeel_wire::http2::streams::StreamKey;
@@ -19,16 +19,6 @@ use evenkeel_wire::session::LinkError;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tracing::error;
-
-/// A part of an answer.
-pub(super) struct Answer<'a> {
-    pub(super) part: Part,
-    pub(super) status: u16,
-    pub(super) fields: &'a Fields,
-    pub(super) end: bool,
-    /// It says already by which way it came (`via`).
-    pub(super) noted: bool,
-}
 
 impl Shared {
     /// What a link has that is about to be opened.
@@ -202,15 +192,22 @@ impl Worker {
             let tenant = |own: StreamKey| tenants.get(own.slot()).copied().flatten().filter(|t| t.own == own);
             match event {
                 Event::Fields { stream, part, status, fields, end } => {
-                    if let Some(tenant) = tenant(stream) {
-                        self.answer_came(key, tenant, &Answer { part, status, fields, end, noted: false });
+                    let answer = Answer { part, status, fields, end };
+                    match tenant(stream).map(|tenant| (tenant, tenant.stream)) {
+                        Some((tenant, Some(at))) => self.answer_came(key, tenant, at, &answer),
+                        Some((tenant, None)) => self.guest_fields(key, tenant, &answer),
+                        None => {}
                     }
                     if end {
                         self.answer_ended(key, shared, stream);
                     }
                 }
                 Event::Data { stream, data, end } => {
-                    let sent = tenant(stream).map_or(data.len(), |tenant| self.data_came(key, tenant, data, end));
+                    let sent = match tenant(stream).map(|tenant| (tenant, tenant.stream)) {
+                        Some((tenant, Some(at))) => self.data_came(key, tenant, at, data, end),
+                        Some((tenant, None)) => self.guest_data(key, tenant, data, end),
+                        None => data.len(),
+                    };
                     line.release(stream, sent, &mut self.pool);
                     if end {
                         self.answer_ended(key, shared, stream);
@@ -245,18 +242,26 @@ impl Worker {
     }
 
     /// Fields of an answer.
-    fn answer_came(&mut self, key: Key, tenant: Tenant, answer: &Answer<'_>) {
+    fn answer_came(&mut self, key: Key, tenant: Tenant, at: StreamKey, answer: &Answer<'_>) {
         self.with_session(tenant.session, |worker, http2| {
-            let Tenant { own, session, stream: at } = tenant;
+            let Tenant { own, session, .. } = tenant;
             if http2.get(at).is_some_and(|stream| stream.place == Place::There(key, own)) {
-                worker.pass_answer(session, http2, at, answer);
+                worker.pass_answer(session, http2, at, answer, false);
             }
         });
     }
 
-    /// Passes on fields of an answer. False: the request is run elsewhere instead.
-    pub(super) fn pass_answer(&mut self, session: Key, http2: &mut Http2, at: StreamKey, answer: &Answer<'_>) -> bool {
-        let &Answer { part, status, fields, end, noted } = answer;
+    /// Passes on fields of an answer; `noted`: they say already by which way they came (`via`). False: the request is
+    /// run elsewhere instead.
+    pub(super) fn pass_answer(
+        &mut self,
+        session: Key,
+        http2: &mut Http2,
+        at: StreamKey,
+        answer: &Answer<'_>,
+        noted: bool,
+    ) -> bool {
+        let &Answer { part, status, fields, end } = answer;
         let Some(stream) = http2.get(at) else { return true };
         let grpc = if stream.kind.1 && (end || part == Part::Trailers) { grpc_status(fields) } else { None };
         if part == Part::Head
@@ -318,9 +323,9 @@ impl Worker {
     }
 
     /// Some of the body of an answer; returns how much of it the client's connection took.
-    fn data_came(&mut self, key: Key, tenant: Tenant, data: &[u8], end: bool) -> usize {
+    fn data_came(&mut self, key: Key, tenant: Tenant, at: StreamKey, data: &[u8], end: bool) -> usize {
         let taken = self.with_session(tenant.session, |worker, http2| {
-            let Tenant { own, session, stream: at } = tenant;
+            let Tenant { own, session, .. } = tenant;
             http2.get(at).filter(|stream| stream.place == Place::There(key, own))?;
             worker.pass_data(session, http2, at, data, end)
         });
@@ -353,8 +358,9 @@ impl Worker {
 
     /// A stream of the link is over before its time.
     fn answer_broke(&mut self, key: Key, tenant: Tenant, code: Code, fault: Fault, alone: bool) {
+        let Some(at) = tenant.stream else { return self.guest_broke(key, tenant, fault, alone) };
         self.with_session(tenant.session, |worker, http2| {
-            let Tenant { own, session, stream: at } = tenant;
+            let Tenant { own, session, .. } = tenant;
             let Some(stream) = http2.get(at).filter(|stream| stream.place == Place::There(key, own)) else { return };
             stream.place = Place::Done;
             // The answer is whole: the endpoint wants no more of the request.
@@ -395,15 +401,18 @@ impl Worker {
     }
 
     fn resume_tenant(&mut self, tenant: Tenant, shared: &mut Shared) {
+        let Some(at) = tenant.stream else {
+            return self.resume_guest(tenant.session, tenant.own, &mut shared.line);
+        };
         let Some(service) = self.sessions.get(tenant.session).map(|client| client.service) else { return };
         let room = self.room(service);
         self.with_session(tenant.session, |worker, http2| {
-            let Some(stream) = http2.get(tenant.stream) else { return };
+            let Some(stream) = http2.get(at) else { return };
             let sent = shared.line.resume(tenant.own, &mut stream.up, room, &mut worker.pool);
             if sent > 0 {
                 stream.since = worker.now;
             }
-            http2.line.release(tenant.stream, sent, &mut worker.pool);
+            http2.line.release(at, sent, &mut worker.pool);
         });
     }
 

@@ -14,11 +14,13 @@
 //! * `solo`: links of HTTP/1.1, of which each has one stream
 //! * `turn`: choosing an endpoint for a stream, opening it there, trying again, its end
 //! * `grpc`: what calls have beyond that
+//! * `guest`: turns of HTTP/1.1 on shared links
 //! * `pass`: data, credit, and what is written in the end
 //!
 //! Decision 7 (`docs/decisions/0007-a-stream-is-a-turn.md`) says why, and what else goes through here.
 
 mod grpc;
+mod guest;
 mod link;
 mod pass;
 mod session;
@@ -26,6 +28,7 @@ mod solo;
 mod turn;
 
 use self::grpc::Call;
+pub(super) use self::guest::Guest;
 use super::buffer::{Pool, SendBuf};
 use super::client::Turn;
 use super::slab::Key;
@@ -345,12 +348,13 @@ impl<T: Beside> ByLink<T> {
     }
 }
 
-/// The stream of a session that a stream of a link carries.
+/// Who a stream of a link belongs to.
 #[derive(Clone, Copy, Debug)]
 struct Tenant {
     own: StreamKey,
     session: Key,
-    stream: StreamKey,
+    /// The stream of that session; `None`: it is one of HTTP/1.1, which has one turn at a time.
+    stream: Option<StreamKey>,
 }
 
 impl Shared {
@@ -397,6 +401,8 @@ pub(super) struct Lines {
     unwritten: Vec<Unwritten>,
     /// Shared links to drive this turn.
     pub(super) touched: Vec<Key>,
+    /// Sessions of HTTP/1.1 that shared links had something for.
+    answered: Vec<Key>,
     /// Streams of links that nobody needs any more; of a link of HTTP/1.1, the stream that had it.
     resets: Vec<(Key, StreamKey)>,
     /// Links, and room for them, that streams waited for.

@@ -1,7 +1,6 @@
 //! Links of HTTP/1.1 under streams: while its turn lasts, a stream has one for itself. It comes from the pool that
 //! sessions of HTTP/1.1 take theirs from, and goes back there.
 
-use super::link::Answer;
 use super::{Handover, Http2, Place, Solo, Way, added_for, find};
 use crate::worker::Worker;
 use crate::worker::buffer::Pool;
@@ -13,6 +12,7 @@ use evenkeel_core::end::{Cause, End, Phase};
 use evenkeel_wire::answer::Own;
 use evenkeel_wire::http1::exchange::{self, Exchange};
 use evenkeel_wire::http1::head::Flaw;
+use evenkeel_wire::http2::forward::Answer;
 use evenkeel_wire::http2::streams::StreamKey;
 use evenkeel_wire::session::Context;
 use std::io;
@@ -145,7 +145,16 @@ impl Worker {
             waiting = std::mem::take(&mut entry.streams);
         }
         self.release(key);
-        for (session, at) in waiting {
+        for waiter in waiting {
+            let (session, at) = match waiter {
+                Waiter::Stream(session, at) => (session, at),
+                Waiter::Session(session) => {
+                    // It was to be spoken to in HTTP/2 alone.
+                    let failed = Failed::Endpoint(Cause::EndpointProtocol);
+                    self.guest_waited(session, service, pool, Some(failed));
+                    continue;
+                }
+            };
             self.with_session(session, |worker, http2| {
                 let Some(stream) = http2.get(at) else { return };
                 if stream.place != Place::Waits || stream.turn.pool != pool || stream.turn.ticket.is_none() {
@@ -319,8 +328,8 @@ impl Worker {
             let (session, at) = (solo.session, solo.stream);
             match answer {
                 exchange::Answer::Fields { part, status, fields, end } => {
-                    let answer = Answer { part, status, fields, end, noted: true };
-                    if !self.pass_answer(session, http2, at, &answer) {
+                    let answer = Answer { part, status, fields, end };
+                    if !self.pass_answer(session, http2, at, &answer, true) {
                         // It runs elsewhere. What else this endpoint says goes with its link.
                         break Some(Fate::Gone);
                     }

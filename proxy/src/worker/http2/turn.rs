@@ -8,7 +8,7 @@ use super::{Http2, Line, Place, Shared, Tenant, added_for, find};
 use crate::service::Version;
 use crate::worker::Worker;
 use crate::worker::dial::Failed;
-use crate::worker::link::{EndpointPool, LinkState};
+use crate::worker::link::{EndpointPool, LinkState, Waiter};
 use crate::worker::slab::Key;
 use evenkeel_core::end::{Cause, End, Limit, Phase};
 use evenkeel_core::picker::Ask;
@@ -22,7 +22,7 @@ use evenkeel_wire::out::Out;
 use evenkeel_wire::session::{Context, LinkError, LinkFate, TurnEnd};
 
 /// Where a stream can go at an endpoint.
-enum Found {
+pub(super) enum Found {
     /// On this link.
     Room(Key),
     /// On a link that is being opened, perhaps.
@@ -34,6 +34,7 @@ enum Found {
 impl Worker {
     /// Chooses an endpoint for a stream and opens it there, or has it wait for a link.
     pub(super) fn place(&mut self, key: Key, http2: &mut Http2, at: StreamKey) {
+        let waiter = Waiter::Stream(key, at);
         loop {
             let Some(client) = self.sessions.get_mut(key) else { return };
             let Some(stream) = http2.get(at) else { return };
@@ -67,14 +68,14 @@ impl Worker {
             }
             match self.find_shared(service, pool) {
                 Found::Room(link) => return self.open(key, http2, at, link),
-                Found::Soon => return self.wait(key, at, service, pool),
+                Found::Soon => return self.wait_shared(waiter, service, pool),
                 Found::Nothing => {}
             }
             if self.links_are_enough(service, pool) {
                 return self.wait_in_queue(key, http2, at, service, pool);
             }
             match self.connect(service, pool, None, true) {
-                Ok(_) => return self.wait(key, at, service, pool),
+                Ok(_) => return self.wait_shared(waiter, service, pool),
                 Err(failed) => {
                     if !self.stream_failed(key, http2, at, failed) {
                         return;
@@ -84,7 +85,7 @@ impl Worker {
         }
     }
 
-    fn find_shared(&self, service: u32, pool: u32) -> Found {
+    pub(super) fn find_shared(&self, service: u32, pool: u32) -> Found {
         let served = self.services.get(service as usize).and_then(Option::as_ref);
         let Some(pool) = served.and_then(|served| served.pools.get(pool as usize)?.as_ref()) else {
             return Found::Nothing;
@@ -110,17 +111,17 @@ impl Worker {
         served.shared.config.upstream.max_connections.is_some_and(|most| open >= most)
     }
 
-    fn wait(&mut self, key: Key, at: StreamKey, service: u32, pool: u32) {
+    pub(super) fn wait_shared(&mut self, waiter: Waiter, service: u32, pool: u32) {
         if let Some(Some(served)) = self.services.get_mut(service as usize)
             && let Some(Some(pool)) = served.pools.get_mut(pool as usize)
         {
-            pool.streams.push_back((key, at));
+            pool.streams.push_back(waiter);
         }
     }
 
     /// Every link is full, and there may not be another.
     fn wait_in_queue(&mut self, key: Key, http2: &mut Http2, at: StreamKey, service: u32, pool: u32) {
-        self.queue_stream(key, http2, at, service, pool, |pool| pool.streams.push_back((key, at)));
+        self.queue_stream(key, http2, at, service, pool, |pool| pool.streams.push_back(Waiter::Stream(key, at)));
     }
 
     /// Has a stream wait in a queue of its pool, if there is room in that.
@@ -168,7 +169,7 @@ impl Worker {
         });
         // There was room.
         let Some(there) = opened else { return };
-        shared.seat(Tenant { own: there, session: key, stream: at });
+        shared.seat(Tenant { own: there, session: key, stream: Some(at) });
         stream.place = Place::There(link_key, there);
         stream.up.done = end;
         stream.turn.linked_at = Some(*now);
@@ -185,7 +186,7 @@ impl Worker {
         self.list_link(link_key);
     }
 
-    /// A link has room: streams that wait for one go there, as many as there is room for. The others look elsewhere.
+    /// A link has room: turns that wait for one go there, as many as there is room for. The others look elsewhere.
     pub(super) fn vacancy(&mut self, key: Key) {
         let Some(link) = self.links.get(key) else { return };
         let (service, pool) = (link.service, link.pool);
@@ -201,7 +202,14 @@ impl Worker {
             }
             let Some(Some(served)) = self.services.get_mut(service as usize) else { return };
             let Some(Some(entry)) = served.pools.get_mut(pool as usize) else { return };
-            let Some((session, at)) = entry.streams.pop_front() else { return };
+            let (session, at) = match entry.streams.pop_front() {
+                Some(Waiter::Stream(session, at)) => (session, at),
+                Some(Waiter::Session(session)) => {
+                    self.guest_waited(session, service, pool, None);
+                    continue;
+                }
+                None => return,
+            };
             self.with_session(session, |worker, http2| {
                 let Some(stream) = http2.get(at) else { return };
                 if stream.place != Place::Waits || stream.turn.pool != pool || stream.turn.ticket.is_none() {
@@ -454,22 +462,32 @@ impl Worker {
         for tenant in tenants.into_iter().flatten() {
             // The link has served others than those that it takes with it.
             let stale = turns > 1;
+            let Some(at) = tenant.stream else {
+                self.guest_lost(key, tenant, cause, stale);
+                continue;
+            };
             self.with_session(tenant.session, |worker, http2| {
-                let place = http2.get(tenant.stream).map(|stream| stream.place);
+                let place = http2.get(at).map(|stream| stream.place);
                 if place == Some(Place::There(key, tenant.own)) {
-                    let safe = http2.get(tenant.stream).is_some_and(|stream| stream.turn.want.idempotent);
-                    worker.stream_lost(tenant.session, http2, tenant.stream, cause, (stale, safe));
+                    let safe = http2.get(at).is_some_and(|stream| stream.turn.want.idempotent);
+                    worker.stream_lost(tenant.session, http2, at, cause, (stale, safe));
                 }
             });
         }
-        for (session, at) in waiting {
+        for waiter in waiting {
+            let failed = if cause == Cause::Local { Failed::Local } else { Failed::Endpoint(cause) };
+            let (session, at) = match waiter {
+                Waiter::Stream(session, at) => (session, at),
+                Waiter::Session(session) => {
+                    self.guest_waited(session, service, pool, Some(failed));
+                    continue;
+                }
+            };
             self.with_session(session, |worker, http2| {
                 let Some(stream) = http2.get(at) else { return };
-                if stream.place == Place::Waits && stream.turn.pool == pool && stream.turn.ticket.is_some() {
-                    let failed = if cause == Cause::Local { Failed::Local } else { Failed::Endpoint(cause) };
-                    if worker.stream_failed(session, http2, at, failed) {
-                        worker.place(session, http2, at);
-                    }
+                let waits = stream.place == Place::Waits && stream.turn.pool == pool && stream.turn.ticket.is_some();
+                if waits && worker.stream_failed(session, http2, at, failed) {
+                    worker.place(session, http2, at);
                 }
             });
         }
