@@ -17,6 +17,7 @@ Examples:
   evenkeel demo                          12 clients; 3 Pods become 6
   evenkeel demo --clients 2 --pods 5     fewer clients than Pods
   evenkeel demo --clients 5 --pods 2     a few clients, two Pods
+  evenkeel demo --protocol grpc          calls of gRPC, each to another Pod (http2: requests)
   evenkeel demo --protocol websocket     sessions that are asked to move to new Pods
   evenkeel demo --protocol websocket --clients 1000 --pods 2 --scale-to 5 --duration 60s
   evenkeel demo --protocol tcp           connections that can only be placed whole
@@ -72,6 +73,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Protocol {
     /// HTTP/1.1 with keep-alive
     Http,
+    /// HTTP/2
+    Http2,
+    /// gRPC: unary calls
+    Grpc,
     /// Opaque bytes
     Tcp,
     /// WebSocket: sessions stay open, and are asked to move
@@ -111,6 +116,8 @@ fn options(args: Arguments) -> Options {
         scale_to,
         protocol: match args.protocol {
             Protocol::Http => demo::Protocol::Http,
+            Protocol::Http2 => demo::Protocol::Http2,
+            Protocol::Grpc => demo::Protocol::Grpc,
             Protocol::Tcp => demo::Protocol::Tcp,
             Protocol::Websocket => demo::Protocol::WebSocket,
         },

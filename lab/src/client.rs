@@ -1,6 +1,8 @@
 //! A minimal client: one connection, one request after another, and who answered.
 
+use crate::http2::{Heard, Part, Side, framed, message, value};
 use crate::pod::Kind;
+use evenkeel_wire::http2::settings::Role;
 use futures_util::{SinkExt, StreamExt};
 use std::io;
 use std::net::SocketAddr;
@@ -27,12 +29,13 @@ pub struct Connection {
 enum Line {
     Plain(TcpStream),
     WebSocket(Box<WebSocketStream<TcpStream>>),
+    Streams(Box<Side>),
 }
 
 /// What came back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// HTTP status; 200 for a line or a message.
+    /// HTTP status; 200 for a line or a message. Of gRPC: the call's status, or 200 if that is OK.
     pub status: u16,
     /// Name of the Pod that answered; empty if the answer is not a Pod's.
     pub pod: String,
@@ -43,7 +46,7 @@ pub struct Answer {
 /// How a connection came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Closed {
-    /// The client was told to come back (WebSocket Close 1001, 1012).
+    /// The client was told to come back (WebSocket Close 1001, 1012; GOAWAY).
     Asked,
     /// Without a word that says so.
     Lost,
@@ -63,6 +66,7 @@ impl Connection {
                 let handshake = tokio_tungstenite::client_async(format!("ws://{address}/"), stream);
                 Line::WebSocket(Box::new(handshake.await.map_err(io::Error::other)?.0))
             }
+            Kind::Http2 | Kind::Grpc => Line::Streams(Box::new(Side::new(stream, Role::Client))),
         };
         Ok(Self { line, kind, buffer: Vec::new() })
     }
@@ -84,6 +88,7 @@ impl Connection {
                 self.line_answer(number).await
             }
             Kind::WebSocket => self.message_answer(number).await,
+            Kind::Http2 | Kind::Grpc => self.stream_answer(number).await,
         }
     }
 
@@ -104,13 +109,20 @@ impl Connection {
                 }
                 _ => Closed::Lost,
             },
+            Line::Streams(side) => loop {
+                match side.hear().await {
+                    Ok(Heard::Goaway) => return Closed::Asked,
+                    Ok(Heard::Over) | Err(_) => return Closed::Lost,
+                    Ok(_) => {}
+                }
+            },
         }
     }
 
     fn plain(&mut self) -> io::Result<&mut TcpStream> {
         match &mut self.line {
             Line::Plain(stream) => Ok(stream),
-            Line::WebSocket(_) => Err(invalid("a WebSocket is no plain connection")),
+            Line::WebSocket(_) | Line::Streams(_) => Err(invalid("frames are no plain connection")),
         }
     }
 
@@ -120,12 +132,7 @@ impl Connection {
         loop {
             match socket.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    return match text.split_once(' ') {
-                        Some((pod, echo)) if echo.parse() == Ok(number) => {
-                            Ok(Answer { status: 200, pod: pod.to_owned(), keep: true })
-                        }
-                        _ => Err(invalid(&format!("{text:?} does not answer request {number}"))),
-                    };
+                    return answered(&text, number);
                 }
                 Some(Ok(Message::Close(close))) => {
                     let _ = socket.close(None).await;
@@ -138,6 +145,61 @@ impl Connection {
                 Some(Err(error)) => return Err(io::Error::other(error)),
                 None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer")),
             }
+        }
+    }
+
+    async fn stream_answer(&mut self, number: u64) -> io::Result<Answer> {
+        let grpc = self.kind == Kind::Grpc;
+        let Line::Streams(side) = &mut self.line else { return Err(invalid("no HTTP/2")) };
+        let (path, mut fields) = (format!("/{number}"), vec![(":scheme", "http"), (":authority", "demo")]);
+        fields.extend(match grpc {
+            false => [(":method", "GET"), (":path", &*path)].to_vec(),
+            true => [
+                (":method", "POST"),
+                (":path", "/demo.Pods/Ask"),
+                ("te", "trailers"),
+                ("content-type", "application/grpc"),
+            ]
+            .to_vec(),
+        });
+        let told = || io::Error::new(io::ErrorKind::Interrupted, "told to come back");
+        let stream = side.request(&fields, !grpc).ok_or_else(told)?;
+        if grpc && !side.data(stream, &framed(number.to_string().as_bytes()), true).await? {
+            return Err(invalid("the call was not wanted"));
+        }
+        let (mut told, mut body) = (Vec::new(), Vec::new());
+        loop {
+            let end = match side.hear().await? {
+                Heard::Fields(of, Part::Head | Part::Trailers, fields, end) if of == stream => {
+                    told.extend(fields);
+                    end
+                }
+                Heard::Data(of, data, end) if of == stream => {
+                    body.extend_from_slice(&data);
+                    end
+                }
+                Heard::Reset(of) if of == stream => return Err(invalid("the stream was reset")),
+                Heard::Over => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer was complete"));
+                }
+                _ => false,
+            };
+            if end {
+                break;
+            }
+        }
+        let number_of = |name: &str| value(&told, name).parse::<u16>().ok();
+        let status = number_of(":status").unwrap_or(0);
+        if !grpc {
+            return Ok(Answer { status, pod: value(&told, "x-pod").to_owned(), keep: true });
+        }
+        match (status, number_of("grpc-status")) {
+            (200, Some(0)) => {
+                let text = message(&body).and_then(|message| std::str::from_utf8(message).ok()).unwrap_or_default();
+                answered(text, number)
+            }
+            (200, Some(status)) => Ok(Answer { status, pod: String::new(), keep: true }),
+            _ => Err(invalid("an answer without a status of gRPC")),
         }
     }
 
@@ -172,12 +234,7 @@ impl Connection {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let line = std::str::from_utf8(&line).map_err(|_| invalid("a line that is not text"))?;
-                return match line.trim_end().split_once(' ') {
-                    Some((pod, echo)) if echo.parse() == Ok(number) => {
-                        Ok(Answer { status: 200, pod: pod.to_owned(), keep: true })
-                    }
-                    _ => Err(invalid(&format!("{line:?} does not answer request {number}"))),
-                };
+                return answered(line.trim_end(), number);
             }
             self.more().await?;
         }
@@ -203,6 +260,14 @@ impl Connection {
     }
 }
 
+/// What a line or a message says.
+fn answered(text: &str, number: u64) -> io::Result<Answer> {
+    match text.split_once(' ') {
+        Some((pod, echo)) if echo.parse() == Ok(number) => Ok(Answer { status: 200, pod: pod.to_owned(), keep: true }),
+        _ => Err(invalid(&format!("{text:?} does not answer request {number}"))),
+    }
+}
+
 /// Does the close code ask for another connection?
 fn told(close: Option<&CloseFrame>) -> Closed {
     match close.map(|close| close.code) {
@@ -225,8 +290,8 @@ mod tests {
     }
 
     #[test]
-    fn answers_name_their_pod_in_both_protocols() {
-        for kind in [Kind::Http, Kind::Line, Kind::WebSocket] {
+    fn answers_name_their_pod_in_every_protocol() {
+        for kind in [Kind::Http, Kind::Line, Kind::WebSocket, Kind::Http2, Kind::Grpc] {
             let pod = Pod::start("pod-7", kind, Behaviour::default()).unwrap();
             block_on(async {
                 let mut connection = Connection::open(pod.addr(), kind).await.unwrap();
@@ -236,6 +301,21 @@ mod tests {
                 }
             });
             assert_eq!((pod.counts().requests, pod.counts().connections), (3, 1));
+        }
+    }
+
+    #[test]
+    fn a_pod_that_stops_says_goaway_and_a_call_can_fail() {
+        for (kind, status) in [(Kind::Http2, 503), (Kind::Grpc, 14)] {
+            let pod = Pod::start("pod-1", kind, Behaviour { status: 503, ..Behaviour::default() }).unwrap();
+            block_on(async {
+                let mut connection = Connection::open(pod.addr(), kind).await.unwrap();
+                assert_eq!(connection.ask(0).await.unwrap().status, status);
+                pod.behave(Behaviour { body: 1 << 20, ..Behaviour::default() });
+                assert_eq!(connection.ask(1).await.unwrap().pod, "pod-1");
+                assert_eq!(pod.stop().responses, 2);
+                assert_eq!(connection.closed().await, Closed::Asked);
+            });
         }
     }
 

@@ -6,4 +6,5 @@
 
 pub mod client;
 pub mod demo;
+mod http2;
 pub mod pod;

@@ -4,6 +4,8 @@
 //! meanwhile. It speaks one protocol ([`Kind`]), misbehaves on request ([`Fault`]) and can leave in
 //! two ways: [`Pod::stop`] finishes what was begun, [`Pod::kill`] resets every connection.
 
+use crate::http2::{Heard, Part, Side, StreamKey, framed, message};
+use evenkeel_wire::http2::settings::Role;
 use futures_util::{SinkExt, StreamExt};
 use std::fmt::Write as _;
 use std::io;
@@ -34,6 +36,10 @@ pub enum Kind {
     Line,
     /// WebSocket: a message for a message, as with [`Kind::Line`]. A session can be ended between two.
     WebSocket,
+    /// HTTP/2 by prior knowledge; every response names the Pod in `x-pod`.
+    Http2,
+    /// gRPC: a unary call for each request; the messages are those of [`Kind::Line`].
+    Grpc,
 }
 
 /// How a Pod answers; may be changed while it runs.
@@ -42,11 +48,11 @@ pub struct Behaviour {
     /// How long one request occupies the Pod. It works on one request at a time; others queue.
     /// Zero: no work and no queue.
     pub work: Duration,
-    /// HTTP status.
+    /// HTTP status; a call of gRPC fails with UNAVAILABLE if it is not 200.
     pub status: u16,
     /// Bytes of an HTTP response body.
     pub body: usize,
-    /// What it does wrong.
+    /// What it does wrong, over HTTP/1.1 or with lines.
     pub fault: Fault,
 }
 
@@ -287,6 +293,17 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>, mut life: watch::Rece
         shared.open.fetch_sub(1, Relaxed);
         return;
     }
+    if matches!(shared.kind, Kind::Http2 | Kind::Grpc) {
+        let mut side = Side::new(stream, Role::Server);
+        let mut stopping = life.clone();
+        tokio::select! {
+            biased;
+            _ = life.wait_for(|life| *life == Life::Killed) => side.will_reset(),
+            _ = streams(&mut side, &shared, &mut stopping) => {}
+        }
+        shared.open.fetch_sub(1, Relaxed);
+        return;
+    }
     let mut stopping = life.clone();
     let reset = tokio::select! {
         biased;
@@ -334,6 +351,87 @@ async fn sockets(
     }
 }
 
+/// Answers request by request until the client leaves, or the Pod has to.
+async fn streams(side: &mut Side, shared: &Shared, stopping: &mut watch::Receiver<Life>) -> io::Result<()> {
+    // Requests that are not whole yet.
+    let mut open: Vec<(StreamKey, Vec<u8>)> = Vec::new();
+    loop {
+        let heard = tokio::select! {
+            biased;
+            () = async { drop(stopping.wait_for(|life| *life != Life::Serving).await) },
+                if open.is_empty() && side.is_quiet() => {
+                side.close();
+                return side.flush().await;
+            }
+            heard = side.hear() => heard?,
+        };
+        let (stream, end) = match heard {
+            Heard::Fields(stream, Part::Head, _, end) => {
+                open.push((stream, Vec::new()));
+                (stream, end)
+            }
+            Heard::Fields(stream, _, _, end) => (stream, end),
+            Heard::Data(stream, data, end) => {
+                let request = open.iter_mut().find(|(open, _)| *open == stream);
+                request.into_iter().for_each(|(_, body)| body.extend_from_slice(&data));
+                (stream, end)
+            }
+            Heard::Reset(stream) => {
+                open.retain(|(open, _)| *open != stream);
+                continue;
+            }
+            Heard::Goaway => continue,
+            Heard::Over => return Ok(()),
+        };
+        if end && let Some(at) = open.iter().position(|(open, _)| *open == stream) {
+            let (_, body) = open.swap_remove(at);
+            let behaviour = shared.work().await;
+            let answered = match shared.kind {
+                Kind::Grpc => answer_call(side, stream, shared, &behaviour, &body).await?,
+                _ => answer_request(side, stream, shared, &behaviour).await?,
+            };
+            shared.responses.fetch_add(answered.into(), Relaxed);
+        }
+        shared.bytes_received.fetch_add(std::mem::take(&mut side.received), Relaxed);
+        shared.bytes_sent.fetch_add(std::mem::take(&mut side.sent), Relaxed);
+    }
+}
+
+async fn answer_request(side: &mut Side, stream: StreamKey, shared: &Shared, to: &Behaviour) -> io::Result<bool> {
+    let (status, length) = (to.status.to_string(), to.body.to_string());
+    let head = [(":status", &*status), ("content-length", &*length), ("x-pod", &*shared.name)];
+    side.fields(stream, Part::Head, &head, false);
+    side.data(stream, &vec![b'.'; to.body], true).await
+}
+
+async fn answer_call(
+    side: &mut Side,
+    stream: StreamKey,
+    shared: &Shared,
+    to: &Behaviour,
+    body: &[u8],
+) -> io::Result<bool> {
+    let head = [(":status", "200"), ("content-type", "application/grpc")];
+    let failure = match message(body) {
+        _ if to.status != 200 => Some(("14", "the Pod was told to say so")),
+        None => Some(("3", "a call has one message")),
+        Some(asked) => {
+            side.fields(stream, Part::Head, &head, false);
+            let answer = [shared.name.as_bytes(), b" ", asked].concat();
+            if !side.data(stream, &framed(&answer), false).await? {
+                return Ok(false);
+            }
+            side.fields(stream, Part::Trailers, &[("grpc-status", "0")], true);
+            None
+        }
+    };
+    if let Some((status, words)) = failure {
+        let status = [("grpc-status", status), ("grpc-message", words)];
+        side.fields(stream, Part::Head, &[&head[..], &status].concat(), true);
+    }
+    side.flush().await.map(|()| true)
+}
+
 /// How a conversation ended.
 enum Over {
     Closed,
@@ -369,7 +467,7 @@ impl Conversation<'_> {
             }
             let request = match self.shared.kind {
                 Kind::Http => self.http_request().await?,
-                Kind::Line | Kind::WebSocket => self.line().await?.then_some(Request { head_only: false, keep: true }),
+                _ => self.line().await?.then_some(Request { head_only: false, keep: true }),
             };
             let Some(request) = request else { return Ok(Over::Closed) };
             let behaviour = self.shared.work().await;
@@ -377,7 +475,7 @@ impl Conversation<'_> {
             let keep = request.keep && !leaving;
             let response = match self.shared.kind {
                 Kind::Http => http_response(&self.shared.name, &behaviour, request.head_only, keep),
-                Kind::Line | Kind::WebSocket => self.line_response(),
+                _ => self.line_response(),
             };
             match behaviour.fault {
                 Fault::None => self.send(&response).await?,

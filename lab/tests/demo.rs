@@ -68,6 +68,33 @@ fn behind_evenkeel_new_pods_are_used_and_nobody_notices() {
 }
 
 #[test]
+fn behind_a_service_requests_over_http2_go_where_their_connection_went() {
+    for protocol in [Protocol::Http2, Protocol::Grpc] {
+        let options = Options { protocol, duration: Duration::from_millis(1400), seed: 5, ..Options::default() };
+        let phase = run(Way::Service, &options);
+        assert_eq!(phase.disagreements(), Vec::<String>::new());
+        assert_eq!((phase.failed, phase.dropped, phase.first_error), (0, 0, None));
+        let connections: Vec<_> = phase.pods.iter().map(|pod| pod.connections).collect();
+        assert_eq!(connections, placement(&options));
+        assert_eq!(phase.new_pods.unwrap().requests, 0);
+    }
+}
+
+#[test]
+fn behind_evenkeel_requests_and_calls_over_http2_reach_new_pods() {
+    for protocol in [Protocol::Http2, Protocol::Grpc] {
+        let options = Options { protocol, duration: Duration::from_millis(2800), ..Options::default() };
+        let phase = run(Way::Evenkeel, &options);
+        assert_eq!(phase.disagreements(), Vec::<String>::new());
+        assert_eq!((phase.failed, phase.dropped, phase.first_error), (0, 0, None));
+        assert_eq!((phase.requests, phase.connections_opened), (phase.succeeded, options.clients));
+        assert!(phase.new_pods.unwrap().first_request_ms.is_some());
+        // As over HTTP/1.1: Pods that got nothing would make it 2.
+        assert!(phase.last.idle_pods == 0 && phase.last.skew.unwrap() < 2.0, "{:?}", phase.last);
+    }
+}
+
+#[test]
 fn behind_evenkeel_a_second_wave_of_opaque_connections_goes_to_new_pods() {
     let options = Options { protocol: Protocol::Tcp, duration: Duration::from_millis(2800), ..Options::default() };
     let phase = run(Way::Evenkeel, &options);

@@ -336,6 +336,8 @@ impl From<Protocol> for Kind {
             Protocol::Http => Self::Http,
             Protocol::Tcp => Self::Line,
             Protocol::WebSocket => Self::WebSocket,
+            Protocol::Http2 => Self::Http2,
+            Protocol::Grpc => Self::Grpc,
         }
     }
 }

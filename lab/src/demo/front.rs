@@ -108,8 +108,11 @@ impl Evenkeel {
         let anywhere = Address::Ip(SocketAddr::from(([127, 0, 0, 1], 0)));
         let mut service = config::Service::new("demo", vec![anywhere], vec![target]);
         match options.protocol {
-            Protocol::Http => {
-                service.protocol = config::Protocol::Http1;
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                service.protocol = match options.protocol {
+                    Protocol::Http => config::Protocol::Http1,
+                    _ => config::Protocol::Http2,
+                };
                 // The default, peak-ewma, follows latency, and Pods that differ by microseconds get
                 // different shares. The demo is about shares: turn by turn, less loaded first.
                 service.balance.core.turn_policy = Policy::LeastRequest;

@@ -65,6 +65,10 @@ pub enum Protocol {
     /// HTTP/1.1 with keep-alive: a request is a turn.
     #[default]
     Http,
+    /// HTTP/2: a request is a turn.
+    Http2,
+    /// gRPC: a call is a turn.
+    Grpc,
     /// Opaque lines: the whole connection is a turn.
     Tcp,
     /// WebSocket: the whole session is a turn, and can be asked to move.
@@ -76,6 +80,8 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
             Self::Tcp => "tcp",
             Self::WebSocket => "websocket",
         }

@@ -434,7 +434,7 @@ impl Outcome {
             chance.at_least(at_start.max().unwrap_or(0))
         });
         let (policy, slow_start) = match options.protocol {
-            Protocol::Http => ("least-request", SLOW_START),
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => ("least-request", SLOW_START),
             Protocol::Tcp | Protocol::WebSocket => ("least-session", Duration::ZERO),
         };
         let summary = super::summary::lines(&phases, options);

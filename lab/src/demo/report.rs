@@ -90,9 +90,13 @@ fn story(scenario: &Scenario) -> String {
         None => format!("{} Pods serve them. ", scenario.pods),
     };
     let rule = match scenario.protocol {
-        Protocol::Http => {
+        Protocol::Http | Protocol::Http2 => {
             "A Service chooses a Pod once, at random, when a connection opens. \
              evenkeel chooses for every request inside the connection."
+        }
+        Protocol::Grpc => {
+            "A Service chooses a Pod once, at random, when a connection opens. \
+             evenkeel chooses for every call inside the connection."
         }
         Protocol::WebSocket => {
             "A Service chooses a Pod at random when a connection opens. evenkeel chooses the one with the fewest \
@@ -129,7 +133,8 @@ fn pair(html: &mut String, outcome: &Outcome, draw: impl Fn(&mut String, &Phase,
     for phase in &outcome.phases {
         let rule = match (phase.way, outcome.scenario.protocol) {
             (Way::Service, _) => "a random Pod per connection, for good",
-            (Way::Evenkeel, Protocol::Http) => "a Pod per request",
+            (Way::Evenkeel, Protocol::Http | Protocol::Http2) => "a Pod per request",
+            (Way::Evenkeel, Protocol::Grpc) => "a Pod per call",
             (Way::Evenkeel, Protocol::Tcp) => "the Pod with the fewest connections",
             (Way::Evenkeel, Protocol::WebSocket) => "the Pod with the fewest sessions; sessions move",
         };

@@ -293,7 +293,10 @@ impl Screen {
         };
         let stretch = options.last_stretch().as_secs_f64();
         let note = match options.protocol {
-            Protocol::Http => format!("Counted by the Pods. Bars: share of requests in the last {stretch:.1} s"),
+            Protocol::Http | Protocol::Http2 => {
+                format!("Counted by the Pods. Bars: share of requests in the last {stretch:.1} s")
+            }
+            Protocol::Grpc => format!("Counted by the Pods. Bars: share of calls in the last {stretch:.1} s"),
             Protocol::WebSocket => "evenkeel asks sessions to move when Pods are added; bars: share of requests".into(),
             Protocol::Tcp => "Opaque connections stay put: only a safe point lets one move".into(),
         };
@@ -311,7 +314,8 @@ impl Screen {
         let time = phase.map_or("next".into(), |phase| format!("{:.1} s", phase.elapsed_ms / 1e3));
         let rule = match (way, self.options.protocol) {
             (Way::Service, _) => "a random Pod per connection, for good",
-            (Way::Evenkeel, Protocol::Http) => "a Pod per request; slow start 1 s",
+            (Way::Evenkeel, Protocol::Http | Protocol::Http2) => "a Pod per request; slow start 1 s",
+            (Way::Evenkeel, Protocol::Grpc) => "a Pod per call; slow start 1 s",
             (Way::Evenkeel, Protocol::Tcp) => "the Pod with the fewest connections",
             (Way::Evenkeel, Protocol::WebSocket) => "the Pod with fewest sessions; they move",
         };
@@ -354,7 +358,7 @@ impl Screen {
         let line = self.line().put(style, &name).to(8);
         let line = self.bar(line, share, phase.last.fair_share).right(8 + BAR + 5, Style::Plain, &percent(share));
         let count = match self.options.protocol {
-            Protocol::Http => {
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 let seconds = (phase.last.to_ms - phase.last.from_ms).max(1.0) / 1e3;
                 let requests = phase.last.requests_by_pod.get(index).copied().unwrap_or(0);
                 format!("{:.0}/s", requests as f64 / seconds)

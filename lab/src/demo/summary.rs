@@ -44,7 +44,7 @@ fn evenkeel(phase: &Phase, options: &Options) -> String {
     let last = &phase.last;
     let skew = last.skew.unwrap_or(0.0);
     match (&phase.new_pods, options.protocol) {
-        (Some(new), Protocol::Http) => match new.fair_share_ms {
+        (Some(new), Protocol::Http | Protocol::Http2 | Protocol::Grpc) => match new.fair_share_ms {
             Some(after) => format!("new Pods at fair share after {} ms", grouped(after.round() as u64)),
             None => format!("new Pods not at fair share, skew {skew:.2}"),
         },
@@ -67,7 +67,7 @@ fn evenkeel(phase: &Phase, options: &Options) -> String {
 
 fn next(protocol: Protocol) -> &'static str {
     match protocol {
-        Protocol::Http | Protocol::WebSocket => {
+        Protocol::Http | Protocol::WebSocket | Protocol::Http2 | Protocol::Grpc => {
             "Next:     evenkeel proxy --listen 127.0.0.1:8080 --to 10.0.0.7:80,10.0.0.8:80"
         }
         Protocol::Tcp => "Next:     evenkeel proxy --listen 127.0.0.1:389 --to 10.0.0.7:389,10.0.0.8:389",
