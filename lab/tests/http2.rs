@@ -265,6 +265,49 @@ fn a_stream_that_nobody_reads_stops_its_sender_and_no_other_stream() {
 }
 
 #[test]
+fn more_than_a_connection_has_room_for_comes_through_and_every_stream_has_its_turn() {
+    // So few that the windows of connections, with the credit that is still owed, are larger than what they send.
+    const STREAMS: usize = 7;
+    let body: &'static str = Box::leak("x".repeat(60_000).into_boxed_str());
+    let backend = answering(body);
+    let proxy = Proxy::start(&[backend.addr]);
+    let mut client = Peer::client(proxy.addr);
+    let first: Vec<_> = (0..STREAMS).map(|_| client.get("/")).collect();
+    let mut waiting = first.clone();
+    // Whenever one is over another one begins, so that there is always more to be sent than there is room for.
+    let mut begun = STREAMS;
+    while first.iter().any(|stream| waiting.contains(stream)) {
+        match client.hear() {
+            Heard::Data(stream, _, true) => {
+                waiting.retain(|&other| other != stream);
+                waiting.push(client.get("/"));
+                begun += 1;
+            }
+            Heard::Fields(..) | Heard::Data(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(begun <= 4 * STREAMS, "the first ones were over after {begun} had begun");
+
+    // And in the other direction.
+    let mut client = Peer::client(proxy.addr);
+    let small = client.get("/");
+    assert_eq!(client.whole(small).1, body, "and the windows are known");
+    let calls: Vec<_> = (0..STREAMS).map(|_| client.call("/upload")).collect();
+    for &call in &calls {
+        assert_eq!(client.data(call, body.as_bytes(), true), body.len());
+    }
+    let mut waiting = calls;
+    while !waiting.is_empty() {
+        match client.hear() {
+            Heard::Data(stream, _, true) => waiting.retain(|&other| other != stream),
+            Heard::Fields(..) | Heard::Data(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_process_that_leaves_says_so_and_finishes() {
     let backend = answering("well");
     let mut proxy = Proxy::grace(&[backend.addr], Duration::from_secs(10));

@@ -380,18 +380,16 @@ impl Worker {
     /// Goes on with what waits for the endpoint, as far as it has room now.
     fn resume_tenants(&mut self, service: u32, shared: &mut Shared) {
         let room = self.room(service);
-        if shared.line.full {
-            if shared.line.out.unsent().len() > room.most / 2 {
-                return;
-            }
-            shared.line.full = false;
-            let tenants: Vec<Tenant> = shared.tenants.iter().copied().flatten().collect();
-            for tenant in tenants {
+        if shared.line.has_room_again(room.most) {
+            let tenants = shared.tenants.iter().copied().flatten().collect();
+            for tenant in shared.line.in_turn(tenants, |tenant: &Tenant| tenant.own.slot()) {
                 self.resume_tenant(tenant, shared);
+                if shared.line.full {
+                    break;
+                }
             }
-            return;
         }
-        while shared.line.out.unsent().len() < room.most
+        while !shared.line.full
             && let Some(own) = shared.line.connection.writable()
         {
             if let Some(tenant) = shared.tenant(own) {

@@ -58,6 +58,8 @@ struct Line {
     listed: bool,
     /// Streams have something for it that it had no room for.
     full: bool,
+    /// The slot of the one that was the first of them.
+    next: usize,
     /// Its peer said something last.
     heard: Instant,
     /// It is to leave then, for its age.
@@ -67,7 +69,7 @@ struct Line {
 impl Line {
     fn new(connection: Connection, out: Vec<u8>, now: Instant, until: Option<Instant>) -> Self {
         let out = SendBuf { bytes: out, ..SendBuf::default() };
-        Self { connection, out, listed: false, full: false, heard: now, until }
+        Self { connection, out, listed: false, full: false, next: 0, heard: now, until }
     }
 
     /// When its peer is to be asked whether it is alive: requests are under way, and it has said nothing for so long.

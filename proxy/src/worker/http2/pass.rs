@@ -26,7 +26,7 @@ pub(super) struct Room {
 impl Line {
     /// Passes data on behind what waits already; returns how much of what waited, and of these, went. The rest waits.
     pub(super) fn data(&mut self, key: StreamKey, way: &mut Way, data: &[u8], room: Room, pool: &mut Pool) -> usize {
-        if way.waiting.keep || !way.waiting.unsent().is_empty() || self.out.unsent().len() >= room.most {
+        if way.waiting.keep || !way.waiting.unsent().is_empty() || !self.has_room(room.most) {
             way.waiting.lend(pool).extend_from_slice(data);
             return self.resume(key, way, room, pool);
         }
@@ -48,8 +48,10 @@ impl Line {
             return 0;
         }
         let waiting = way.waiting.unsent().len();
-        if waiting > 0 && self.out.unsent().len() >= room.most {
-            self.full = true;
+        if waiting > 0 && !self.has_room(room.most) {
+            if !std::mem::replace(&mut self.full, true) {
+                self.next = key.slot();
+            }
             return 0;
         }
         let end = way.ended && way.trailers.is_none();
@@ -79,9 +81,23 @@ impl Line {
         }
     }
 
-    /// Streams had to wait, and need not any more: whoever resumes them says that it is full no longer.
-    fn has_room_again(&self, most: usize) -> bool {
+    /// Streams may write. Once one had to wait all do, or those that have more to say would pass it by.
+    fn has_room(&self, most: usize) -> bool {
+        !self.full && self.out.unsent().len() < most
+    }
+
+    /// Streams had to wait, and need not any more.
+    pub(super) fn has_room_again(&self, most: usize) -> bool {
         self.full && self.out.unsent().len() <= most / 2
+    }
+
+    /// Those that had to wait go on: all of them in the order of their slots, which is that of `all`, from the one
+    /// that had to wait first.
+    pub(super) fn in_turn<T>(&mut self, mut all: Vec<T>, slot: impl Fn(&T) -> usize) -> Vec<T> {
+        self.full = false;
+        let first = all.partition_point(|one| slot(one) < self.next);
+        all.rotate_left(first);
+        all
     }
 
     /// Gives the buffer back if nothing waits in it.

@@ -329,19 +329,19 @@ impl Worker {
     fn resume_down(&mut self, key: Key, http2: &mut Http2) {
         let Some(client) = self.sessions.get(key) else { return };
         let room = self.room(client.service);
-        if !http2.line.full {
-            while http2.line.out.unsent().len() < room.most
-                && let Some(at) = http2.line.connection.writable()
-            {
+        if http2.line.has_room_again(room.most) {
+            let keys = http2.keys();
+            for at in http2.line.in_turn(keys, |at| at.slot()) {
                 self.stream_down(key, http2, at);
+                if http2.line.full {
+                    break;
+                }
             }
-            return;
         }
-        if http2.line.out.unsent().len() <= room.most / 2 {
-            http2.line.full = false;
-            for at in http2.keys() {
-                self.stream_down(key, http2, at);
-            }
+        while !http2.line.full
+            && let Some(at) = http2.line.connection.writable()
+        {
+            self.stream_down(key, http2, at);
         }
     }
 
