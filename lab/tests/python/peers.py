@@ -1,8 +1,8 @@
 """A server and clients by other people, through a proxy.
 
 `peers.py serve PORT` runs an aiohttp server; `peers.py ask URL` runs aiohttp and requests against a
-proxy in front of it, and exits with 0 if every answer was right; `peers.py metrics URL` parses an
-OpenMetrics page and prints the names in it.
+proxy in front of it, and exits with 0 if every answer was right; `peers.py request URL` does so without
+WebSocket; `peers.py metrics URL` parses an OpenMetrics page and prints the names in it.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ def expect(what, seen, wanted):
         sys.exit(f"{what}: expected {wanted!r}, saw {seen!r}")
 
 
-async def with_aiohttp(url):
+async def with_aiohttp(url, sockets):
     body = bytes(range(256)) * 4096
 
     async def pieces():
@@ -110,15 +110,20 @@ async def with_aiohttp(url):
             expect("204", (r.status, await r.read()), (204, b""))
         async with session.get(f"{url}/elsewhere") as r:
             expect("redirect", (r.status, (await r.json())["path"]), (200, "/echo?moved"))
-        async with session.ws_connect(f"{url}/chat") as socket:
-            for n in (1, 125, 126, 65_535, 65_536, 1_000_000):
-                await socket.send_bytes(b"x" * n)
-                message = await socket.receive()
-                expect("WebSocket", len(message.data), n)
-            await socket.send_str("abc")
-            expect("WebSocket text", (await socket.receive()).data, "cba")
+        if sockets:
+            await with_sockets(session, url)
         answers = await asyncio.gather(*(one(session, f"{url}/echo?{i}") for i in range(200)))
         expect("200 at once", answers, [f"/echo?{i}" for i in range(200)])
+
+
+async def with_sockets(session, url):
+    async with session.ws_connect(f"{url}/chat") as socket:
+        for n in (1, 125, 126, 65_535, 65_536, 1_000_000):
+            await socket.send_bytes(b"x" * n)
+            message = await socket.receive()
+            expect("WebSocket", len(message.data), n)
+        await socket.send_str("abc")
+        expect("WebSocket text", (await socket.receive()).data, "cba")
 
 
 async def one(session, url):
@@ -156,8 +161,8 @@ if __name__ == "__main__":
     command, argument = sys.argv[1:]
     if command == "serve":
         serve(int(argument))
-    elif command == "ask":
-        asyncio.run(with_aiohttp(argument))
+    elif command in ("ask", "request"):
+        asyncio.run(with_aiohttp(argument, sockets=command == "ask"))
         with_requests(argument)
     else:
         metrics(argument)
