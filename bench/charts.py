@@ -12,7 +12,8 @@ COLOURS = {"evenkeel": "#0a6c74", "nginx stream": "#8bb174", "nginx": "#5b8c5a",
            "haproxy, splice": "#a86a24", "nghttpx": "#8d77ab", "envoy": "#b5525c"}
 NAMES = {"http1-64": "HTTP/1.1\n64 conn.", "http1-1000": "HTTP/1.1\n1,000 conn.", "tcp": "TCP",
          "websocket": "WebSocket", "bulk-http": "1 MiB\nHTTP/1.1", "bulk-tcp": "1 MiB\nTCP",
-         "connections": "new\nconnections", "latency": "2,000/s"}
+         "connections": "new\nconnections", "latency": "2,000/s", "http2-10x100": "HTTP/2\n10 × 100",
+         "http2-64k": "HTTP/2\n64 KiB", "grpc-10x100": "gRPC\n10 × 100", "grpc-stream": "gRPC\nstreams"}
 
 
 def save(figure, path):

@@ -30,7 +30,10 @@ class Kind:
     peers: dict
     # Given (world, port, seconds), sends the load.
     load: object
-    endpoints: str = "http"
+    # The same before anything is measured; `None`: the load itself.
+    warm: object = None
+    # A method of the world that starts them.
+    endpoints: str = "endpoints"
     targets: tuple = ()
     # How long one run is.
     seconds: float = 3
@@ -51,9 +54,28 @@ def wrk(connections, **more):
     return lambda world, port, seconds: loads.wrk(world.directory, port, connections, seconds, **more)
 
 
+def h2load(connections, streams, **more):
+    return lambda world, port, seconds: loads.h2load(world.directory, port, connections, streams, seconds, **more)
+
+
+# One stream at a time: in a burst HAProxy opens a connection to an endpoint for every stream, and keeps them, which
+# costs it half of what it can do.
+GENTLE = h2load(1, 1)
+
 HTTP = {"evenkeel": "http", "nginx stream": "tcp", "haproxy": "http", "nginx": "http", "nghttpx": "http",
         "envoy": "http"}
+HTTP2 = {"evenkeel": "http2", "haproxy": "http2", "nghttpx": "http2", "envoy": "http2"}
 TCP = {"evenkeel": "tcp", "nginx stream": "tcp", "haproxy": "tcp", "envoy": "tcp"}
+
+# At full load; elsewhere others are not to be better.
+FULL = (Target("haproxy", 2.0), Target("envoy", 4.0), Target("nghttpx", None, 1.1))
+NO_WORSE = (Target("haproxy", 1.0), Target("envoy", 1.0), Target("nghttpx", None, 1.0))
+
+
+def http2(name, title, load, **more):
+    more = {"warm": GENTLE, "endpoints": "files", "targets": NO_WORSE, **more}
+    return Kind(name, title, HTTP2, load, **more)
+
 
 KINDS = {
     "http1": [
@@ -88,22 +110,41 @@ KINDS = {
     ],
     "latency": [
         Kind("latency", "HTTP/1.1 at 2,000 requests/s, 20 connections", HTTP,
-             lambda world, port, seconds: loads.steady(world.directory, port, 20, 2000, seconds),
+             h2load(20, 1, rate=2000, h1=True),
              seconds=4, steady=True, targets=(Target("haproxy", 1.0), Target("nginx stream", None, 0.83))),
+    ],
+    "http2": [
+        http2("http2-10x100", "HTTP/2, 98-byte answers, 10 connections with 100 streams each", h2load(10, 100),
+              targets=FULL),
+        http2("http2-1x1", "HTTP/2, 98-byte answers, one after the other", h2load(1, 1)),
+        http2("http2-100x10", "HTTP/2, 98-byte answers, 100 connections with 10 streams each", h2load(100, 10)),
+        http2("http2-1k", "HTTP/2, 1 KiB answers, 10 connections with 100 streams each", h2load(10, 100, path="/1k")),
+        http2("http2-64k", "HTTP/2, 64 KiB answers, 10 connections with 10 streams each", h2load(10, 10, path="/64k"),
+              payload=64 * 1024),
+    ],
+    "grpc": [
+        http2("grpc-10x100", "gRPC, unary calls of 64 bytes, 10 connections with 100 streams each",
+              h2load(10, 100, call=True), endpoints="calls", targets=FULL),
+        http2("grpc-stream", "gRPC, streams of 100 messages of 64 bytes back and forth, 10 connections with 10 each",
+              lambda world, port, seconds: loads.messages(port, 10, 10, seconds, 64, 100), endpoints="streams",
+              warm=lambda world, port, seconds: loads.messages(port, 1, 1, seconds, 64, 100)),
+        http2("grpc-latency", "gRPC, unary calls of 64 bytes, 2,000 a second on 20 connections",
+              h2load(20, 10, call=True, rate=2000), endpoints="calls", seconds=4, steady=True),
     ],
 }
 
 
 def measure(world, kind, rounds, seconds, progress, quick):
     """Runs a kind: every peer once in each round, in random order. Figures by peer."""
-    backends = world.endpoints() if kind.endpoints == "http" else world.echo()
+    backends = getattr(world, kind.endpoints)()
+    warm = kind.warm or kind.load
     taking_part = kind.taking_part(quick)
     proxies = {}
     for peer, mode in taking_part.items():
         proxies[peer] = world.proxy(peer, mode, backends)
         # Opens the links, fills the caches.
         progress(kind.name, f"warm-up, {peer}")
-        kind.load(world, proxies[peer].port, 1)
+        warm(world, proxies[peer].port, 1)
     direct = int(backends[0].rsplit(":", 1)[1])
     samples = {peer: [] for peer in taking_part}
     if kind.steady:
@@ -121,7 +162,7 @@ def measure(world, kind, rounds, seconds, progress, quick):
                 # It gets slower with age; a fresh one is what its users would measure.
                 world.stop(proxies[peer])
                 proxies[peer] = world.proxy(peer, kind.peers[peer], backends)
-                kind.load(world, proxies[peer].port, 1)
+                warm(world, proxies[peer].port, 1)
             samples[peer].append(sample(world, kind, proxies[peer], seconds))
         machine[-1]["stolen_percent"] = round(100 * (stolen() - steal) / (time.monotonic() - before), 1)
     figures = {peer: summary(runs) for peer, runs in samples.items()}

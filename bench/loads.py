@@ -54,22 +54,39 @@ def sockets(kind, port, connections, seconds, size):
     return _shaped(json.loads(done.stdout))
 
 
-def steady(directory, port, connections, per_second, seconds):
-    """h2load in HTTP/1.1 mode, at a fixed rate: every latency of it."""
-    log = pathlib.Path(directory) / "h2load.log"
+def messages(port, connections, streams, seconds, size, each):
+    """Our own closed loop over HTTP/2: streams of so many messages, each of which waits for its echo."""
+    done = run([LOAD, "http2", f"127.0.0.1:{port}", connections, seconds, size, streams, each], "load")
+    return _shaped(json.loads(done.stdout))
+
+
+# What a unary call of gRPC sends: as many bytes as a small message has.
+CALL = bytes(64)
+
+
+def h2load(directory, port, connections, streams, seconds, path="/", call=False, rate=None, h1=False):
+    """h2load: each connection has so many requests under way, or sends them at a fixed rate; every latency of it."""
+    log, body = pathlib.Path(directory) / "h2load.log", pathlib.Path(directory) / "call"
     log.unlink(missing_ok=True)
-    command = ["h2load", "--h1", "-c", connections, "-t", "1", f"--rps={per_second / connections:g}",
-               "-D", seconds, f"--log-file={log}", f"http://127.0.0.1:{port}/"]
-    done = run(command, "h2load")
+    command = ["h2load", "-c", connections, "-t", "1", "-D", max(1, math.ceil(seconds)), f"--log-file={log}"]
+    command += ["--h1"] if h1 else ["-p", "h2c", "-m", streams]
+    if rate:
+        command.append(f"--rps={rate / connections:g}")
+    if call:
+        body.write_bytes(CALL)
+        command += ["-d", body, "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    done = run([*command, f"http://127.0.0.1:{port}{path}"], "h2load")
     turns = int(re.search(r"(\d+) succeeded", done.stdout).group(1))
-    failed = int(re.search(r"(\d+) failed", done.stdout).group(1))
-    if failed or not turns:
-        raise Broken(f"h2load: {failed} of {turns + failed} requests failed")
-    lines = (line.split("\t") for line in log.read_text().splitlines())
-    latencies = sorted(int(fields[2]) for fields in lines if len(fields) >= 3)
+    failed, errors = (int(re.search(rf"(\d+) {what}", done.stdout).group(1)) for what in ("failed", "errored"))
+    if failed or errors or not turns:
+        raise Broken(f"h2load: {failed + errors} of {turns + failed} requests failed")
+    if int(re.search(r"status codes: (\d+) 2xx", done.stdout).group(1)) < turns:
+        raise Broken(f"h2load: {re.search('status codes.*', done.stdout).group(0)}")
+    with log.open() as lines:
+        latencies = sorted(int(line.rsplit("\t", 1)[1]) for line in lines)
     at = lambda q: latencies[min(len(latencies) - 1, int(len(latencies) * q))]
-    return _shaped({"turns": turns, "seconds": seconds,
-                    "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999)})
+    took = float(re.search(r"finished in ([\d.]+)s", done.stdout).group(1))
+    return _shaped({"turns": turns, "seconds": took, "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999)})
 
 
 def _shaped(figures):

@@ -3,6 +3,7 @@
 A mode is what a proxy is asked to do:
 
 * `http`    HTTP/1.1 to HTTP/1.1, connections to endpoints kept and shared; WebSocket upgrades let through
+* `http2`   HTTP/2 without TLS on both sides
 * `tcp`     bytes, nothing looked at
 * `tls`     the clients' TLS ended, else `http`
 * `tls-tcp` the clients' TLS ended, else `tcp`
@@ -21,6 +22,8 @@ EVENKEEL = ROOT / "target/release/evenkeel"
 # What a Pod answers: 98 bytes, as a small JSON answer would have.
 BODY = "hello from a pod: this is a small fixed body used to measure the proxies in front of it. 0123456789"[:98]
 CONNECTIONS = 9_600
+# On one connection of HTTP/2 to an endpoint.
+STREAMS = 1_000
 
 
 def nginx_module(name):
@@ -98,6 +101,32 @@ class World:
         self.start([LOAD, "serve", f"127.0.0.1:{port}"], LOAD_CPU, port)
         return [f"127.0.0.1:{port}"]
 
+    def nghttpd(self, index, *options):
+        """Three nghttpd: `/`, `/1k` and `/64k` over HTTP/2 without TLS."""
+        www = self.home("www")
+        for name, content in [("index.html", index), ("1k", os.urandom(1024)), ("64k", os.urandom(64 * 1024))]:
+            (www / name).write_bytes(content)
+        ports = free_ports(3)
+        for port in ports:
+            self.start(["nghttpd", "--no-tls", "-a", "127.0.0.1", "-n", "1", "-m", STREAMS, "-d", www, *options, port],
+                       LOAD_CPU, port)
+        return [f"127.0.0.1:{port}" for port in ports]
+
+    def files(self):
+        """Servers of HTTP/2: `/` is 98 bytes."""
+        return self.nghttpd(BODY.encode())
+
+    def calls(self):
+        """Servers that answer every call of gRPC with 64 bytes."""
+        return self.nghttpd(bytes(64), "--trailer=grpc-status: 0")
+
+    def streams(self):
+        """Three servers that echo the messages of streams."""
+        ports = free_ports(3)
+        for port in ports:
+            self.start([LOAD, "serve-http2", f"127.0.0.1:{port}"], LOAD_CPU, port)
+        return [f"127.0.0.1:{port}" for port in ports]
+
     # ---- proxies
 
     def nginx(self, cpu, port, body):
@@ -124,11 +153,12 @@ def evenkeel(world, mode, port, backends, certificate):
     (admin,) = free_ports(1)
     home = world.home("evenkeel")
     tls = f"    tls: {{ cert: {certificate[0]}, key: {certificate[1]} }}\n" if mode.startswith("tls") else ""
+    protocol = {"tcp": "tcp", "tls-tcp": "tcp", "http2": "http2"}.get(mode, "http")
     (home / "endpoints.yaml").write_text("".join(f"- {address}\n" for address in backends))
     (home / "evenkeel.yaml").write_text(
         f"admin: 127.0.0.1:{admin}\nworkers: 1\nservices:\n"
         f"  - name: bench\n    listen: 127.0.0.1:{port}\n    target: file://{home}/endpoints.yaml\n"
-        f"    protocol: {'tcp' if mode.endswith('tcp') else 'http'}\n{tls}"
+        f"    protocol: {protocol}\n{tls}"
     )
     process = world.start([EVENKEEL, "proxy", "-c", home / "evenkeel.yaml"], PROXY_CPU, port)
     process.admin, process.home = admin, home
@@ -162,6 +192,12 @@ def nginx_stream(world, mode, port, backends, certificate):
 def nginx(world, mode, port, backends, certificate):
     servers = " ".join(f"server {b};" for b in backends)
     tls, ssl = nginx_tls(mode, certificate)
+    if mode == "http2":
+        return world.nginx(PROXY_CPU, port, f"""http {{
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s;
+  upstream b {{ {servers} keepalive 2000; keepalive_requests 1000000000; }}
+  server {{ listen 127.0.0.1:{port} http2 backlog=4096; location / {{ grpc_pass grpc://b; }} }}
+}}""")
     return world.nginx(PROXY_CPU, port, f"""http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s;
   proxy_read_timeout 1h; proxy_send_timeout 1h; proxy_max_temp_file_size 0;
@@ -175,19 +211,22 @@ def nginx(world, mode, port, backends, certificate):
 
 def haproxy(world, mode, port, backends, certificate, extra=""):
     home = world.home("haproxy")
-    ssl = ""
+    ssl, proto = "", ""
+    if mode == "http2":
+        proto = " proto h2"
     if mode.startswith("tls"):
         pem = home / "certificate.pem"
         pem.write_text(pathlib.Path(certificate[0]).read_text() + pathlib.Path(certificate[1]).read_text())
         ssl = f" ssl crt {pem}"
     kind = "tcp" if mode.endswith("tcp") else "http"
     reuse = "" if kind == "tcp" else "  http-reuse always\n"
-    servers = "\n".join(f"  server s{i} {b}" for i, b in enumerate(backends))
+    servers = "\n".join(f"  server s{i} {b}{proto}" for i, b in enumerate(backends))
     (home / "haproxy.cfg").write_text(
         f"global\n  maxconn {CONNECTIONS}\n  nbthread 1\n  maxpipes 150\n"
+        f"  tune.h2.max-concurrent-streams {STREAMS}\n"
         f"defaults\n  mode {kind}\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n"
         "  timeout tunnel 1h\n  timeout http-keep-alive 1h\n"
-        f"frontend f\n  bind 127.0.0.1:{port} backlog 4096{ssl}\n  default_backend b\n"
+        f"frontend f\n  bind 127.0.0.1:{port} backlog 4096{proto}{ssl}\n  default_backend b\n"
         f"backend b\n  balance roundrobin\n{reuse}{extra}{servers}\n"
     )
     return world.start(["haproxy", "-db", "-f", home / "haproxy.cfg"], PROXY_CPU, port)
@@ -200,9 +239,11 @@ def haproxy_splice(world, mode, port, backends, certificate):
 def nghttpx(world, mode, port, backends, certificate):
     command = ["nghttpx", "--conf=/dev/null", "--single-process", "--workers=1", "--backlog=4096",
                "--worker-frontend-connections=0", "--log-level=ERROR", "--no-via", "--no-add-x-forwarded-proto",
-               "--frontend-read-timeout=3600", "--frontend-keep-alive-timeout=3600", "--backend-read-timeout=3600",
+               "--frontend-read-timeout=3600", "--frontend-http2-read-timeout=3600", "--frontend-keep-alive-timeout=3600", "--backend-read-timeout=3600",
                f"-f127.0.0.1,{port};no-tls"]
-    command += [f"-b{b.replace(':', ',')};;proto=http/1.1" for b in backends]
+    proto = "h2" if mode == "http2" else "http/1.1"
+    command += [f"--backend-http2-max-concurrent-streams={STREAMS}", "--frontend-http2-max-concurrent-streams=128"]
+    command += [f"-b{b.replace(':', ',')};;proto={proto}" for b in backends]
     return world.start(command, PROXY_CPU, port)
 
 
@@ -220,7 +261,7 @@ def envoy(world, mode, port, backends, certificate):
             "suppress_envoy_headers": True, "dynamic_stats": False}}
         network = {"name": "http", "typed_config": {
             "@type": typed + "filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "bench", "codec_type": "HTTP1", "generate_request_id": False,
+            "stat_prefix": "bench", "codec_type": "HTTP2" if mode == "http2" else "HTTP1", "generate_request_id": False,
             "stream_idle_timeout": "0s", "upgrade_configs": [{"upgrade_type": "websocket"}],
             "route_config": route, "http_filters": [router]}}
     chain = {"filters": [network]}
@@ -236,10 +277,14 @@ def envoy(world, mode, port, backends, certificate):
         return {"socket_address": {"address": host, "port_value": int(number)}}
 
     most = 30_000
+    upstream = {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": typed + "upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": STREAMS}}}}}
     config = {"static_resources": {
         "listeners": [{"name": "l", "address": address(f"127.0.0.1:{port}"), "filter_chains": [chain],
                        "ignore_global_conn_limit": True, "tcp_backlog_size": 4096}],
         "clusters": [{"name": "b", "type": "STATIC", "lb_policy": "ROUND_ROBIN",
+                      **(upstream if mode == "http2" else {}),
                       "circuit_breakers": {"thresholds": [{"max_connections": most, "max_pending_requests": most,
                                                            "max_requests": most}]},
                       "load_assignment": {"cluster_name": "b", "endpoints": [

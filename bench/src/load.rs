@@ -1,14 +1,18 @@
-//! What the benches need and no tool has: a closed loop of small messages over WebSocket or TCP, an echo
-//! server for it, and a check of the machine's speed.
+//! What the benches need and no tool has: closed loops of small messages over WebSocket, TCP and streams of HTTP/2,
+//! echo servers for them, and a check of the machine's speed.
 //!
 //! ```text
 //! load serve ADDRESS                                     echoes WebSocket messages, and bytes that are not HTTP
 //! load websocket ADDRESS CONNECTIONS SECONDS BYTES       each connection sends, waits for the echo, sends …
 //! load tcp ADDRESS CONNECTIONS SECONDS BYTES
+//! load serve-http2 ADDRESS                               echoes data on each stream; trailers in the end
+//! load http2 ADDRESS CONNECTIONS SECONDS BYTES STREAMS MESSAGES    so many streams at once, so many messages each
 //! load speed                                             nanoseconds of a fixed loop, and of a system call
 //! ```
 //!
 //! What it measured is one JSON object on standard output.
+
+mod streams;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -31,6 +35,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", address] => serve(address),
+        ["serve-http2", address] => address.parse().map_err(Into::into).and_then(streams::serve),
+        ["http2", address, connections, seconds, bytes, at_once, messages] => {
+            load_streams(address, [connections, at_once, messages], seconds, bytes)
+        }
         [kind @ ("websocket" | "tcp"), address, connections, seconds, bytes] => {
             load(kind == "websocket", address, connections, seconds, bytes)
         }
@@ -38,9 +46,9 @@ fn main() -> ExitCode {
             speed();
             Ok(())
         }
-        _ => {
-            Err("usage: load serve ADDRESS | load websocket|tcp ADDRESS CONNECTIONS SECONDS BYTES | load speed".into())
-        }
+        _ => Err("usage: load serve|serve-http2 ADDRESS | load websocket|tcp ADDRESS CONNECTIONS SECONDS BYTES | \
+                 load http2 ADDRESS CONNECTIONS SECONDS BYTES STREAMS MESSAGES | load speed"
+            .into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,7 +105,20 @@ fn load(websocket: bool, address: &str, connections: &str, seconds: &str, bytes:
             }
         }
     }
-    let took = began.elapsed().as_secs_f64();
+    report(began.elapsed().as_secs_f64(), latencies);
+    Ok(())
+}
+
+fn load_streams(address: &str, counts: [&str; 3], seconds: &str, bytes: &str) -> Result<(), Box<dyn Error>> {
+    let [connections, at_once, messages] = counts;
+    let counts = (connections.parse()?, at_once.parse()?, messages.parse()?);
+    let period = Duration::from_secs_f64(seconds.parse()?);
+    let (took, latencies) = streams::load(address.parse()?, counts, bytes.parse()?, period)?;
+    report(took, latencies);
+    Ok(())
+}
+
+fn report(took: f64, mut latencies: Vec<u32>) {
     latencies.sort_unstable();
     let at = |q: f64| latencies.get((latencies.len() as f64 * q) as usize).copied().unwrap_or(0);
     println!(
@@ -107,7 +128,6 @@ fn load(websocket: bool, address: &str, connections: &str, seconds: &str, bytes:
         at(0.99),
         at(0.999)
     );
-    Ok(())
 }
 
 /// What is sent, and how many bytes come back.

@@ -26,6 +26,8 @@ const HTTP: Budget = Budget { kind: "HTTP/1.1", sessions: 5_000, bytes: 450 };
 /// With its link and its turn.
 const TCP: Budget = Budget { kind: "TCP", sessions: 5_000, bytes: 620 };
 const WEBSOCKET: Budget = Budget { kind: "WebSocket", sessions: 5_000, bytes: 620 };
+/// Above all the tables of HPACK for both directions, and what is known of the connection.
+const HTTP2: Budget = Budget { kind: "HTTP/2", sessions: 5_000, bytes: 6 * 1024 };
 /// Above all rustls's state of a connection: four secrets with their expanded keys.
 const TLS: Budget = Budget { kind: "HTTP/1.1 over TLS", sessions: 5_000, bytes: 9 * 1024 };
 
@@ -123,6 +125,13 @@ fn idle_sessions_stay_within_their_budgets_and_leave_little() {
     }));
     wrong
         .extend(check(&WEBSOCKET, &format!("target: '{websocket}', protocol: http"), |at| Abrupt(asking(at, UPGRADE))));
+    let http2 = common::http2::answering("hello").addr;
+    wrong.extend(check(&HTTP2, &format!("target: '{http2}', protocol: http2"), |at| {
+        let mut session = common::http2::Peer::client(at);
+        let asked = session.get("/");
+        assert_eq!(session.whole(asked).0, "200");
+        session
+    }));
     if have(&["openssl"]) {
         wrong.extend(check_tls(http));
     }
