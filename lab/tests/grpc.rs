@@ -3,7 +3,7 @@
 mod common;
 
 use common::http2::{Heard, Peer, server, value};
-use common::peers::{Process, directory, free_port, have, python};
+use common::peers::{Catalog, Process, directory, free_port, have, python};
 use common::pki::Pki;
 use common::{Backend, Proxy, eventually};
 use evenkeel_proxy::config::Service;
@@ -12,9 +12,10 @@ use evenkeel_wire::http2::connection::Part;
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::streams::StreamKey;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -476,4 +477,74 @@ fn endpoints_behind_tls_are_asked_over_tls() {
     eventually("nobody has heard of it", || unused_for(&proxy, addr).contains("knows no service of this name"));
     let proxy = with("test.Calls");
     assert_eq!(proxy.metric("evenkeel_endpoints", "usable"), 1.0);
+}
+
+/// What grpcio's client for `grpc.health.v1` is told.
+fn health(python: &Path, addr: SocketAddr, service: &str) -> String {
+    let out = grpcio(python).args(["health", &addr.to_string(), service]).output().expect("it runs");
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+#[test]
+fn evenkeel_says_how_its_service_is_if_it_is_to() {
+    let Some(python) = python() else { return };
+    let (addr, _server) = serve(&python);
+    // By default the call is one like any other.
+    let proxy = Proxy::start(&[addr]);
+    assert_eq!(health(&python, proxy.addr, "test.Calls"), "SERVING");
+    assert_eq!(health(&python, proxy.addr, "test"), "NOT_FOUND");
+    assert_eq!(proxy.metric("evenkeel_requests_total", ""), 2.0);
+
+    let catalog = Catalog::new(&[addr]);
+    let mut proxy = Proxy::configured(
+        &catalog.target(),
+        |service| service.grpc_health = true,
+        |config| config.drain.grace = Duration::from_secs(600),
+    );
+    assert_eq!(health(&python, proxy.addr, "test"), "SERVING");
+    assert_eq!(health(&python, proxy.addr, ""), "SERVING");
+    assert_eq!(health(&python, proxy.addr, "test.Calls"), "NOT_FOUND");
+    assert_eq!(proxy.metric("evenkeel_requests_total", ""), 0.0);
+    // Everything else passes.
+    assert_eq!(ask(&python, proxy.addr, &["unary", "/test.Calls/Echo", "a"])["messages"][0], "a");
+
+    let mut command = grpcio(&python);
+    command.args(["health", &proxy.addr.to_string(), "test", "--watch", "4"]).stdout(Stdio::piped());
+    let mut watcher = command.spawn().expect("it runs");
+    let mut lines = BufReader::new(watcher.stdout.take().expect("a pipe")).lines().map(|line| line.expect("a line"));
+    assert_eq!(lines.next().as_deref(), Some("SERVING"));
+    catalog.set(&[]);
+    assert_eq!(lines.next().as_deref(), Some("NOT_SERVING"));
+    assert_eq!(health(&python, proxy.addr, "test"), "NOT_SERVING");
+    catalog.set(&[addr]);
+    assert_eq!(lines.next().as_deref(), Some("SERVING"));
+    // Clients are served as before, but this one knows.
+    proxy.running.retire();
+    assert_eq!(lines.next().as_deref(), Some("NOT_SERVING"));
+    assert_eq!(lines.next(), None);
+    assert_eq!(health(&python, proxy.addr, "test"), "NOT_SERVING");
+    assert!(watcher.wait().expect("it ends").success());
+    eventually("it watches no more", || proxy.metric("evenkeel_turns_active", "") == 0.0);
+}
+
+#[test]
+fn a_question_that_is_none_is_refused() {
+    let proxy = Proxy::with(&[Backend::nobody()], |service| service.grpc_health = true);
+    let mut client = Peer::client(proxy.addr);
+    for (question, status) in [
+        (&b""[..], "3"),
+        (&[0, 0, 0, 0, 9], "3"),
+        (&[1, 0, 0, 0, 0], "3"),
+        (&[0; 3000], "3"),
+        (&[0, 0, 0, 0, 3, 10, 1, b'x'], "5"),
+    ] {
+        let stream = client.call("/grpc.health.v1.Health/Check");
+        client.data(stream, question, true);
+        assert_eq!(value(&client.whole(stream).2, "grpc-status"), status, "{question:?}");
+    }
+    let stream = client.call("/grpc.health.v1.Health/Watch");
+    client.data(stream, &[0, 0, 0, 0, 3, 10, 1, b'x'], true);
+    client.head();
+    // SERVICE_UNKNOWN, and more if ever there is more.
+    assert_eq!(client.hear(), Heard::Data(stream, vec![0, 0, 0, 0, 2, 8, 3], false));
 }

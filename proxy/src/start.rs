@@ -199,7 +199,9 @@ impl Running {
 
     /// Begins to leave: readiness turns, and the grace runs. Clients are served as before.
     pub fn retire(&mut self) {
-        self.control.draining.store(true, Relaxed);
+        if !self.control.draining.swap(true, Relaxed) {
+            self.control.tell_all(|| Command::Retire);
+        }
         self.leaves_by.get_or_insert(Instant::now() + self.control.drain_times().grace);
     }
 

@@ -18,6 +18,8 @@ pub mod status {
     pub const CANCELLED: u8 = 1;
     /// Nobody knows, or applications do not say.
     pub const UNKNOWN: u8 = 2;
+    /// What was asked cannot be understood.
+    pub const INVALID_ARGUMENT: u8 = 3;
     /// Its time was over.
     pub const DEADLINE_EXCEEDED: u8 = 4;
     /// What was asked for is not there.

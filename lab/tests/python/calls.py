@@ -1,9 +1,11 @@
 """Both ends of gRPC, by grpcio: `serve PORT` and `ask ADDRESS KIND PATH [MESSAGE ...]`.
 
-Messages are bytes as they come: no generated code. What the client saw is one JSON object.
+Messages are bytes as they come: no generated code. What the client saw is one JSON object. `health ADDRESS SERVICE`
+asks as `grpcio-health-checking` does.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import threading
@@ -126,6 +128,21 @@ def ask(arguments):
     )
 
 
+def ask_health(arguments):
+    """Prints what the service is, once or that many times, a line each."""
+    stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(arguments.address))
+    request = health_pb2.HealthCheckRequest(service=arguments.service)
+    name = health_pb2.HealthCheckResponse.ServingStatus.Name
+    try:
+        if arguments.watch:
+            for said in itertools.islice(stub.Watch(request), arguments.watch):
+                print(name(said.status), flush=True)
+        else:
+            print(name(stub.Check(request).status))
+    except grpc.RpcError as error:
+        print(error.code().name)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parts = parser.add_subparsers(required=True)
@@ -134,6 +151,11 @@ def main():
     server.add_argument("--key")
     server.add_argument("--cert")
     server.set_defaults(run=serve)
+    healthy = parts.add_parser("health")
+    healthy.add_argument("address")
+    healthy.add_argument("service")
+    healthy.add_argument("--watch", type=int, default=0)
+    healthy.set_defaults(run=ask_health)
     client = parts.add_parser("ask")
     client.add_argument("address")
     client.add_argument("kind", choices=["unary", "server", "client", "bidi"])

@@ -135,6 +135,8 @@ pub struct Service {
     pub limits: Limits,
     /// What HTTP messages look like on the other side.
     pub http: Http,
+    /// `grpc.health.v1` is answered here, and does not pass.
+    pub grpc_health: bool,
 }
 
 /// The upstream side.
@@ -435,6 +437,7 @@ impl Service {
                 buffer: 64 * 1024,
             },
             http: Http { via: false, x_forwarded: Forwarding::Append, forwarded: Forwarding::Keep, reason: true },
+            grpc_health: false,
         }
     }
 

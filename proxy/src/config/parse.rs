@@ -238,6 +238,7 @@ fn service(node: &Node, index: usize, directory: Option<&Path>, found: &Found) -
         http.set("forwarded", &mut service.http.forwarded, "keep, append, replace or remove", forwarding);
         http.boolean("reason", &mut service.http.reason);
     });
+    section.section("grpc", |grpc| grpc.boolean("health", &mut service.grpc_health));
     rebalance(&mut section, &mut service);
     section.later("postgres");
     edge(&section, &service);

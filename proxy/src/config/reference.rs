@@ -477,6 +477,12 @@ pub(super) const KEYS: &[Key] = &[
         "`Forwarded` (RFC 7239). `keep`: few servers read it.",
     ),
     key(
+        "services[].grpc.health",
+        "`true`, `false`",
+        "false",
+        "Whether evenkeel answers `grpc.health.v1` itself, for this service by its name or by none: SERVING while it has an endpoint to use and does not leave. If not, these calls pass like any others.",
+    ),
+    key(
         "services[].http.reason",
         "boolean",
         "true",

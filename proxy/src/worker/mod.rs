@@ -54,6 +54,7 @@ use evenkeel_core::picker::{Notice, Picker};
 use evenkeel_core::retry::RetryBudget;
 use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
+use evenkeel_wire::http2::streams::StreamKey;
 use mio::{Events, Poll, Token, Waker};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -105,6 +106,8 @@ pub(crate) enum Command {
     Warm(u32, Arc<Endpoint>),
     /// A client that another worker accepted.
     Adopt(Accepted),
+    /// The process is about to leave: clients are served as before.
+    Retire,
     /// The process leaves within this time: finish what there is.
     Drain(std::time::Duration),
     /// Describe up to so many sessions.
@@ -175,6 +178,8 @@ struct Served {
     warms: bool,
     /// The service is gone from the configuration: its sessions have until then.
     leaves_by: Option<Instant>,
+    /// Streams whose clients want to hear how the service is.
+    watchers: Vec<(Key, StreamKey)>,
 }
 
 /// Endpoint identities are hashes already.
@@ -255,6 +260,8 @@ pub(crate) struct Worker {
     /// Sessions to drive this turn.
     touched: VecDeque<Key>,
     scratch: Box<[u8]>,
+    /// The process is about to leave, or leaves.
+    retiring: bool,
     /// The process leaves: no session may be here after that.
     draining: Option<Instant>,
     stop: bool,
@@ -308,6 +315,7 @@ impl Worker {
             refused: 0,
             touched: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
+            retiring: false,
             draining: None,
             stop: false,
         }
@@ -426,6 +434,7 @@ impl Worker {
                 Command::Shed(service, shed) => self.shed(service, &shed),
                 Command::Warm(service, endpoint) => self.warm(service, &endpoint),
                 Command::Adopt(accepted) => self.adopt(accepted),
+                Command::Retire => self.retire(),
                 Command::Drain(grace) => self.drain(grace),
                 Command::Sessions(limit, reply) => {
                     // Whoever asked may have gone.
@@ -466,6 +475,7 @@ impl Worker {
             gate: Gate::new(self.now),
             warms: false,
             leaves_by: None,
+            watchers: Vec::new(),
             shared: service,
         }));
     }

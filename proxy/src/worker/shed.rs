@@ -58,6 +58,7 @@ impl Worker {
                 self.touch(key);
             }
         }
+        self.tell_watchers(service);
         self.forget_if_gone(service);
     }
 

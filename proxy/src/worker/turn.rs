@@ -743,6 +743,7 @@ impl Worker {
         for link in shared {
             self.touch_link(link);
         }
+        self.tell_watchers(service);
     }
 
     /// Has a link ready for the first turn of a new endpoint.

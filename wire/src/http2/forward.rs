@@ -342,6 +342,19 @@ fn number<T: FromStr>(value: &[u8]) -> Option<T> {
     core::str::from_utf8(value).ok()?.parse().ok()
 }
 
+/// The head of an answer of our own to a call.
+pub fn put_call_head(writer: &mut FieldWriter<'_>) {
+    writer.put(":status", b"200", Form::Indexed);
+    writer.put("content-type", b"application/grpc", Form::Indexed);
+}
+
+/// The trailers of a call that went well.
+pub fn well() -> Box<Fields> {
+    let mut fields = Box::<Fields>::default();
+    fields.push_own("grpc-status", b"0", Form::Indexed);
+    fields
+}
+
 /// Writes trailers, of either side.
 pub fn put_trailers(fields: &Fields, writer: &mut FieldWriter<'_>) {
     fields.iter().for_each(|field| writer.forward(&field));
@@ -393,8 +406,7 @@ pub fn answer(
     connection.fields(stream, Part::Head, body.is_empty(), out, |writer| {
         if grpc {
             // "Trailers-Only", section "Responses" of the protocol of gRPC over HTTP/2.
-            writer.put(":status", b"200", Form::Indexed);
-            writer.put("content-type", b"application/grpc", Form::Indexed);
+            put_call_head(writer);
             put_status(own, writer);
         } else {
             writer.put(":status", format!("{status}").as_bytes(), Form::Indexed);

@@ -15,12 +15,14 @@
 //! * `turn`: choosing an endpoint for a stream, opening it there, trying again, its end
 //! * `grpc`: what calls have beyond that
 //! * `guest`: turns of HTTP/1.1 on shared links
+//! * `health`: those that are answered here
 //! * `pass`: data, credit, and what is written in the end
 //!
 //! Decision 7 (`docs/decisions/0007-a-stream-is-a-turn.md`) says why, and what else goes through here.
 
 mod grpc;
 mod guest;
+mod health;
 mod link;
 mod pass;
 mod session;
@@ -29,6 +31,7 @@ mod turn;
 
 use self::grpc::Call;
 pub(super) use self::guest::Guest;
+use self::health::Inquiry;
 use super::buffer::{Pool, SendBuf};
 use super::client::Turn;
 use super::slab::Key;
@@ -182,6 +185,8 @@ struct Stream {
     bodiless: bool,
     /// What it is besides, if it is one of gRPC.
     call: Option<Call>,
+    /// It is answered here.
+    inquiry: Option<Box<Inquiry>>,
     traced: Option<Traced>,
     log: Option<Box<TurnLog>>,
     /// The head, until it need not be sent again.

@@ -173,12 +173,15 @@ impl Worker {
                     }
                     self.resume_up(key, http2, stream);
                     self.note_due(key, http2, stream);
+                    self.answer_inquiry(key, http2, stream);
                 }
                 Event::Fields { stream, fields, end, .. } => match self.request_came(key, stream, fields, end) {
                     Ok(begun) => {
                         http2.insert(begun, &mut self.lines);
                         self.note_due(key, http2, stream);
-                        self.place(key, http2, stream);
+                        if !self.begin_inquiry(key, http2, stream) {
+                            self.place(key, http2, stream);
+                        }
                     }
                     Err(turned) => {
                         let call = is_grpc(fields);
@@ -221,6 +224,7 @@ impl Worker {
             kind: (asked.head, asked.grpc),
             bodiless: end,
             call: asked.grpc.then(|| Call::new(asked.timeout, *now)),
+            inquiry: None,
             traced: asked.traced,
             log: asked.log,
             request: Some(lines.keep(fields)),
@@ -279,7 +283,12 @@ impl Worker {
                 stream.up.waiting.lend(pool).extend_from_slice(data);
                 0
             }
-            Place::Done => data.len(),
+            Place::Done => {
+                if let Some(inquiry) = &mut stream.inquiry {
+                    inquiry.hear(data);
+                }
+                data.len()
+            }
             Place::Solo(link) => {
                 // There is credit for it when its link took it.
                 if let Some(solo) = solos.get_mut(link) {
@@ -300,6 +309,7 @@ impl Worker {
         if end {
             // From here on the endpoint is waited for.
             self.note_due(key, http2, at);
+            self.answer_inquiry(key, http2, at);
         }
     }
 
@@ -465,7 +475,9 @@ impl Worker {
         };
         let call = stream.call.as_ref().and_then(Call::due).map(|(at, cause)| (at, fail(cause)));
         let again = stream.turn.held.map(|at| (at, Due::Again));
-        [Some(due), call, again].into_iter().flatten().min_by_key(|&(at, _)| at)
+        // Who watches hears nothing for as long as nothing changes.
+        let due = Some(due).filter(|_| !stream.inquiry.as_ref().is_some_and(|inquiry| inquiry.is_watching()));
+        [due, call, again].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 
     /// A stream is not late before a time that is known.

@@ -416,6 +416,11 @@ impl Worker {
         self.unqueue_stream(service, http2, at);
         let Some(mut stream) = http2.remove(at, &mut self.lines) else { return };
         http2.since = self.now;
+        if stream.inquiry.is_some()
+            && let Some(Some(served)) = self.services.get_mut(service as usize)
+        {
+            served.watchers.retain(|&watcher| watcher != (key, at));
+        }
         match stream.place {
             Place::There(link, there) => self.lines.resets.push((link, there)),
             Place::Solo(link) => self.lines.resets.push((link, at)),
