@@ -370,7 +370,7 @@ impl Session {
                     self.over(End { cause: Cause::Idle, phase: Phase::Detect });
                 } else {
                     detection.asked = true;
-                    self.outputs.want(Want { probe: true, ..session_want(context) });
+                    self.outputs.want(Want { listens: true, ..session_want(context) });
                 }
             }
             Engine::Http1(http) => http.handle_timeout(io, &mut self.outputs, context),
@@ -489,7 +489,7 @@ fn session_want(context: &Context<'_>) -> Want {
         Affinity::None => None,
         _ => Some(source_key(context)),
     };
-    Want { scope: Scope::Session, key, idempotent: false, upgrade: false, fresh: true, probe: false }
+    Want { scope: Scope::Session, key, idempotent: false, upgrade: false, fresh: true, listens: false }
 }
 
 /// The affinity key of a client address.

@@ -222,7 +222,7 @@ pub struct Want {
     pub fresh: bool,
     /// Only to see whether the server speaks first: a turn from [`Output::Tunnel`] on, and none if that
     /// does not come.
-    pub probe: bool,
+    pub listens: bool,
 }
 
 /// What becomes of the link when a turn is over.
@@ -286,7 +286,7 @@ pub enum Output {
     /// The endpoint refused the turn unrun: drop this link, run it elsewhere from the replay.
     Retry,
     /// The turn became a tunnel that lasts as long as the session (HTTP upgrade, CONNECT, what began as a
-    /// [probe](Want::probe)). With what there is to log of it: its [`TurnEnd`] has nothing to add to that.
+    /// [link to listen on](Want::listens)). With what there is to log of it: its [`TurnEnd`] has nothing to add to that.
     Tunnel(Option<Box<TurnLog>>),
     /// The client speaks HTTP/2: its bytes, of which none was used, are for a
     /// [`Connection`](crate::http2::connection::Connection), and the session is to be [`Session::http2`] from here on.

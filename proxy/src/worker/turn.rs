@@ -34,7 +34,7 @@ impl Worker {
     pub(super) fn begin_turn(&mut self, key: Key, want: Want) {
         let Some(client) = self.sessions.get_mut(key) else { return };
         let Some(Some(served)) = self.services.get_mut(client.service as usize) else { return };
-        if !want.probe {
+        if !want.listens {
             served.tally.turns.add(1);
             client.turns += 1;
         }
@@ -331,7 +331,7 @@ impl Worker {
         let mut counts = true;
         if let Some(turn) = &mut client.turn {
             turn.linked_at = Some(self.now);
-            counts = !turn.want.probe;
+            counts = !turn.want.listens;
         }
         if counts
             && let Some(Some(served)) = self.services.get(client.service as usize)
@@ -389,7 +389,7 @@ impl Worker {
             }
             turn.log = Some(record.log);
         }
-        if std::mem::take(&mut turn.want.probe)
+        if std::mem::take(&mut turn.want.listens)
             && let Some(Some(served)) = services.get(client.service as usize)
         {
             served.tally.turns.add(1);
@@ -514,7 +514,7 @@ impl Worker {
         let Some(Some(served)) = self.services.get(service as usize) else { return };
         let own = served.shared.config.upstream.send_proxy.is_some();
         let mut fate = end.fate;
-        if turn.want.probe && served.shared.speaks(Version::Http1) == Version::Http2 {
+        if turn.want.listens && served.shared.speaks(Version::Http1) == Version::Http2 {
             // Requests want links of another kind.
             fate = LinkFate::Close;
         }
@@ -573,7 +573,7 @@ impl Worker {
         }
         if let Some(ticket) = turn.ticket {
             if let Some(Some(pool)) = served.pools.get(turn.pool as usize)
-                && !turn.want.probe
+                && !turn.want.listens
             {
                 tally_end(&pool.tally, &end);
             }

@@ -311,7 +311,7 @@ impl Http1 {
         // What becomes a session is placed like one.
         let upgrade = request.upgrade.is_some();
         let scope = if upgrade { Scope::Session } else { Scope::Turn };
-        outputs.want(Want { scope, key, idempotent: request.idempotent, upgrade, fresh: false, probe: false });
+        outputs.want(Want { scope, key, idempotent: request.idempotent, upgrade, fresh: false, listens: false });
         self.since = context.now;
         (self.scan, self.blank_lines, self.begun, self.silent) = (Scan::default(), 0, false, false);
         self.state = State::Turn(Box::new(Turn {

@@ -138,7 +138,7 @@ impl Asked {
                 idempotent,
                 upgrade: false,
                 fresh: false,
-                probe: false,
+                listens: false,
             },
             head: method == b"HEAD",
             grpc,
