@@ -226,7 +226,7 @@ impl Worker {
         self.forget_guest(key);
         let error = match fault {
             Fault::Unprocessed if self.run_unprocessed(key, alone) => return self.finish_guest(key),
-            Fault::Unprocessed => LinkError::Overload,
+            Fault::Unprocessed => LinkError::Refused,
             Fault::Peer => LinkError::Failed(Cause::EndpointClosed),
             Fault::Stalled => LinkError::Failed(Cause::EndpointTimeout),
             _ => LinkError::Failed(Cause::EndpointProtocol),
@@ -337,13 +337,11 @@ impl Worker {
 
     /// Drives the sessions that shared links had something for.
     pub(in crate::worker) fn drive_answered(&mut self) {
-        let mut answered = std::mem::take(&mut self.lines.answered);
-        for key in answered.drain(..) {
+        while let Some(key) = self.lines.answered.pop() {
             if let Some(guest) = self.sessions.get_mut(key).and_then(|client| client.rare.as_mut()?.guest.as_mut()) {
                 guest.listed = false;
             }
             self.drive(key);
         }
-        self.lines.answered = answered;
     }
 }
