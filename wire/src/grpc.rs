@@ -183,6 +183,7 @@ mod tests {
             "endpoint-drained",
             "moved",
             "idle",
+            "aged",
             "shutdown",
             "local",
         ];
