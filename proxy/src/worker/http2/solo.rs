@@ -363,7 +363,7 @@ impl Worker {
 
     /// Writes what waits for the endpoint of a stream. The client may send as much again when all of it was taken.
     pub(super) fn write_solo(&mut self, key: Key) {
-        let Self { links, solos, services, .. } = self;
+        let Self { links, solos, services, pool, .. } = self;
         let (Some(link), Some(solo)) = (links.get_mut(key), solos.get_mut(key)) else { return };
         solo.listed = false;
         if link.state != LinkState::Solo || link.broken {
@@ -373,9 +373,9 @@ impl Worker {
             Ok(n) => {
                 solo.sent |= n > 0;
                 if let Some(Some(served)) = services.get(link.service as usize)
-                    && let Some(Some(pool)) = served.pools.get(link.pool as usize)
+                    && let Some(Some(entry)) = served.pools.get(link.pool as usize)
                 {
-                    pool.tally.bytes_sent.add(n as u64);
+                    entry.tally.bytes_sent.add(n as u64);
                 }
             }
             Err(_) => {
@@ -387,6 +387,9 @@ impl Worker {
             }
         }
         let credit = if solo.out.unsent().is_empty() { std::mem::take(&mut solo.owed) } else { 0 };
+        if solo.out.bytes.is_empty() {
+            pool.give(std::mem::take(&mut solo.out.bytes));
+        }
         let (session, at, sent) = (solo.session, solo.stream, solo.sent);
         self.with_session(session, |worker, http2| {
             let Some(stream) = http2.get(at).filter(|stream| stream.place == Place::Solo(key)) else { return };
