@@ -6,7 +6,7 @@ use common::http2::{Fields, Heard, Peer, answering, server, value};
 use common::peers::{Nginx, Process, Wrk, directory, free_port, have, nghttpd, nghttpd_with, python};
 use common::pki::Pki;
 use common::{Backend, Proxy, eventually, field, read_all, read_head, status};
-use evenkeel_proxy::config::{Forwarding, Protocol, Service, UpstreamProtocol};
+use evenkeel_proxy::config::{Forwarding, Service, UpstreamProtocol};
 use evenkeel_wire::http2::connection::{Fault, Part};
 use evenkeel_wire::http2::error::Code;
 use std::fs;
@@ -22,8 +22,6 @@ fn proxy(backends: &[SocketAddr]) -> Proxy {
 
 fn proxy_with(backends: &[SocketAddr], change: impl FnOnce(&mut Service)) -> Proxy {
     Proxy::with(backends, |service| {
-        // `auto` opens links to see whether the server speaks first.
-        service.protocol = Protocol::Http;
         service.upstream.protocol = UpstreamProtocol::Http2;
         change(service);
     })
@@ -146,7 +144,6 @@ fn aiohttp_and_requests_cannot_tell_that_there_is_http2_between() {
     command.args([script, "serve", &port.to_string()]);
     let _server = Process::start(&mut command, directory("aiohttp")).listening(addr);
     let back = Proxy::with(&[addr], |service| {
-        service.protocol = Protocol::Http;
         service.upstream.protocol = UpstreamProtocol::Http1;
         service.http.x_forwarded = Forwarding::Keep;
     });
@@ -154,7 +151,7 @@ fn aiohttp_and_requests_cannot_tell_that_there_is_http2_between() {
     let out = Command::new(&python).args([script, "request", &format!("http://{}", proxy.addr)]).output();
     let out = out.expect("Python runs");
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(proxy.metric("evenkeel_connects_total", "") <= 2.0);
+    assert_eq!(proxy.metric("evenkeel_connects_total", ""), 1.0);
 }
 
 #[test]
@@ -667,7 +664,7 @@ fn tls_agrees_on_http2_with_the_endpoint_whatever_the_client_speaks() {
 #[test]
 fn what_is_no_http_has_a_connection_of_its_own() {
     let echo = common::echo();
-    let proxy = proxy_with(&[echo.addr], |service| service.protocol = Protocol::Auto);
+    let proxy = proxy(&[echo.addr]);
     let mut client = proxy.connect();
     client.write_all(b"\x00\x01").expect("sent");
     let mut back = [0; 2];

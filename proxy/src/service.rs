@@ -230,7 +230,8 @@ fn settings(process: &config::Config, service: &config::Service) -> session::Set
         header_timeout: service.timeouts.header,
         request_timeout: service.timeouts.request,
         idle_timeout: service.timeouts.idle,
-        detect_timeout: service.timeouts.detect,
+        // Who serves HTTP does not speak first, or, in HTTP/2, says nothing that a client could use.
+        detect_timeout: (service.upstream.protocol == UpstreamProtocol::Auto).then_some(service.timeouts.detect),
         log: process.access_log.is_some(),
     }
 }

@@ -364,6 +364,9 @@ impl Session {
                 } else if detection.undecided {
                     self.outputs.limit(Limit::HeaderTime);
                     self.over(End { cause: Cause::ClientTimeout, phase: Phase::Detect });
+                } else if !detection.asked && context.settings.detect_timeout.is_none() {
+                    self.outputs.limit(Limit::FirstByte);
+                    self.over(End { cause: Cause::Idle, phase: Phase::Detect });
                 } else if detection.asked {
                     self.outputs.limit(Limit::FirstByte);
                     self.outputs.turn(TurnEnd { fate: LinkFate::Close, status: None, failure: None, log: None });
@@ -474,12 +477,11 @@ impl Session {
 
 impl Detect {
     fn timeout(&self, settings: &Settings) -> (Instant, Reason) {
-        if self.asked {
-            (self.since + settings.first_byte_timeout, Reason::Idle)
-        } else if self.undecided {
-            (self.since + settings.header_timeout, Reason::Head)
-        } else {
-            (self.since + settings.detect_timeout, Reason::Detect)
+        match settings.detect_timeout {
+            _ if self.asked => (self.since + settings.first_byte_timeout, Reason::Idle),
+            _ if self.undecided => (self.since + settings.header_timeout, Reason::Head),
+            Some(timeout) => (self.since + timeout, Reason::Detect),
+            None => (self.since + settings.first_byte_timeout, Reason::Idle),
         }
     }
 }

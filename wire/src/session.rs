@@ -106,8 +106,9 @@ pub struct Settings {
     pub body_rate: Option<u64>,
     /// An open session on which nothing is said.
     pub idle_timeout: Duration,
-    /// How long `Auto` waits for a client's first byte before it looks at the server's.
-    pub detect_timeout: Duration,
+    /// How long `Auto` waits for a client's first byte before it looks at the server's; `None`: it does not, for the
+    /// server is known to wait for a request.
+    pub detect_timeout: Option<Duration>,
     /// Fill in [`TurnEnd::log`], for turns that are not traced too.
     pub log: bool,
 }
@@ -133,7 +134,7 @@ impl Default for Settings {
             body_bytes: None,
             body_rate: None,
             idle_timeout: Duration::from_secs(3600),
-            detect_timeout: Duration::from_millis(5),
+            detect_timeout: Some(Duration::from_millis(5)),
             log: false,
         }
     }

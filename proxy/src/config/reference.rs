@@ -392,7 +392,7 @@ pub(super) const KEYS: &[Key] = &[
         "services[].timeouts.detect",
         "duration",
         "5ms",
-        "How long `protocol: auto` waits for a client that says nothing before it connects to an endpoint, to see whether the server speaks first.",
+        "How long `protocol: auto` waits for a client that says nothing before it connects to an endpoint, to see whether the server speaks first. Not done where `upstream.protocol` says that endpoints speak HTTP.",
     ),
     key(
         "services[].limits.sessions",

@@ -513,11 +513,7 @@ impl Worker {
         client.buffers.to_link.clear();
         let Some(Some(served)) = self.services.get(service as usize) else { return };
         let own = served.shared.config.upstream.send_proxy.is_some();
-        let mut fate = end.fate;
-        if turn.want.listens && served.shared.speaks(Version::Http1) == Version::Http2 {
-            // Requests want links of another kind.
-            fate = LinkFate::Close;
-        }
+        let fate = end.fate;
         self.close_turn(key, *turn, end, false);
         let Some(link_key) = link else { return self.leave_guest(key) };
         let usable = sent_all && fate != LinkFate::Close;

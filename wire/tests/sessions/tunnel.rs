@@ -122,6 +122,16 @@ fn a_server_that_speaks_first_waits_for_the_detect_timeout_only() {
 }
 
 #[test]
+fn a_server_that_is_known_to_wait_for_a_request_is_not_looked_at() {
+    let settings = Settings { detect_timeout: None, ..auto() };
+    let hello = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    play(&settings, &[Wait(1_000), Client(get), NewLinkGets(get), Endpoint(hello), ClientGets(hello), Reused(1)]);
+    play(&settings, &[Wait(299_000), Wait(1_000), Ends(Cause::Idle)]);
+    play(&settings, &[Client("\0"), NewLinkGets("\0"), Endpoint("x"), ClientGets("x")]);
+}
+
+#[test]
 fn a_slow_http_client_is_still_http_and_the_link_opened_in_vain_goes_back() {
     play(
         &auto(),
