@@ -1,9 +1,10 @@
-//! Public suites of HTTP/2 and gRPC, against evenkeel in front of servers by other people. What they need takes a
-//! Go tool chain: `cargo xtask interop` installs it and runs them; `cargo test` alone passes them over.
+//! Public suites of HTTP/2 and gRPC, and gRPC of several languages, through evenkeel to servers by other people.
+//! `cargo xtask interop` installs what they need, a Go tool chain among it, and runs them; `cargo test` alone passes
+//! them over.
 
 mod common;
 
-use common::peers::{Process, directory, free_port, go, have, nghttpd, nghttpd_with};
+use common::peers::{Process, directory, free_port, go, have, nghttpd, nghttpd_with, node_modules, python};
 use common::pki::Pki;
 use common::{Proxy, eventually};
 use std::net::SocketAddr;
@@ -36,9 +37,13 @@ const GRPC_CASES: [&str; 16] = [
 ];
 
 /// Runs it, and says in a line what it was, whether it went well and how long it took.
-fn case(what: &str, command: &mut Command) -> String {
+fn case(what: &str, command: &Command) -> String {
     let began = Instant::now();
-    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    // What hangs has failed.
+    let mut limited = Command::new("timeout");
+    limited.arg("60").arg(command.get_program()).args(command.get_args());
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let out = limited.output().unwrap_or_else(|e| panic!("{limited:?}: {e}"));
     let (said, complained) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{what}: {said}\n{complained}");
     println!("passed {:5.1} s  {what}", began.elapsed().as_secs_f64());
@@ -105,6 +110,73 @@ impl Certified {
             self.yaml,
             self.ca()
         ))
+    }
+}
+
+/// Who made an end of a conversation between languages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Maker {
+    /// grpcio, and its client that waits.
+    Python,
+    /// The client of grpcio for asyncio.
+    Aio,
+    /// grpc-js.
+    Node,
+}
+
+impl Maker {
+    fn command(self, python: &Path, script: &str) -> Command {
+        let script = |kind: &str| format!("{}/tests/{kind}/{script}", env!("CARGO_MANIFEST_DIR"));
+        match self {
+            Self::Python | Self::Aio => {
+                let mut command = Command::new(python);
+                command.arg(script("python"));
+                command
+            }
+            Self::Node => {
+                let mut command = Command::new("node");
+                command.env("NODE_PATH", node_modules()).arg(script("node"));
+                command
+            }
+        }
+    }
+
+    fn serve(self, python: &Path) -> (SocketAddr, Process) {
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut command = self.command(python, if self == Self::Node { "calls.mjs" } else { "calls.py" });
+        command.args(["serve", &addr.port().to_string()]);
+        (addr, Process::start(&mut command, directory("calls")).listening(addr))
+    }
+
+    /// The whole conversation.
+    fn exchange(self, python: &Path, addr: SocketAddr) -> Command {
+        let (script, how) = match self {
+            Self::Python => ("calls_exchange.py", "sync"),
+            Self::Aio => ("calls_exchange.py", "aio"),
+            Self::Node => ("calls.mjs", "exchange"),
+        };
+        let mut command = self.command(python, script);
+        command.args([how, &addr.to_string()]);
+        command
+    }
+}
+
+#[test]
+#[ignore = "cargo xtask interop"]
+fn languages_understand_each_other() {
+    let (true, Some(python)) = (have(&["node"]), python()) else { return };
+    for server in [Maker::Python, Maker::Node] {
+        let servers = [server.serve(&python), server.serve(&python)];
+        let proxy = Proxy::start(&servers.each_ref().map(|(addr, _)| *addr));
+        for client in [Maker::Python, Maker::Aio, Maker::Node] {
+            let exchange = client.exchange(&python, proxy.addr);
+            case(&format!("{client:?} as client, {server:?} as server"), &exchange);
+        }
+        eventually("nothing is in flight", || proxy.metric("evenkeel_turns_in_flight", "") == 0.0);
+        let calls = proxy.service();
+        let turns: Vec<u64> =
+            calls["endpoints"].as_array().expect("a list").iter().filter_map(|e| e["turns"].as_u64()).collect();
+        assert!(turns.len() == 2 && turns[0].abs_diff(turns[1]) <= 1, "in turn: {turns:?}");
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn end_to_end() -> Outcome {
 
 /// Public suites and gRPC of other languages; what they say is shown while they run.
 pub(crate) fn interop() -> Outcome {
-    let mut missing: Vec<&str> = ["nghttpd", "openssl"].into_iter().filter(|p| !tools::has(p)).collect();
+    let mut missing: Vec<&str> = ["nghttpd", "openssl", "node"].into_iter().filter(|p| !tools::has(p)).collect();
     missing.extend(tools::install_interop());
     let test = ["test", "--jobs", "2", "-p", "evenkeel-lab", "--test", "conformance", "--no-fail-fast"];
     let mut command = Command::new("cargo");

@@ -55,7 +55,7 @@ const IMPORTS: &str = "import aiohttp, requests, prometheus_client, websockets.a
                        grpc_health.v1.health, grpc_reflection.v1alpha.reflection, opentelemetry.sdk.trace, opentelemetry.proto.collector.trace.v1.trace_service_pb2";
 
 /// npm packages of the end-to-end tests.
-const NODE: &[&str] = &["ws@8"];
+const NODE: &[&str] = &["ws@8", "@grpc/grpc-js@1"];
 
 /// Cargo subcommands, by the versions that are known to work.
 const CARGO: &[(&str, &str)] = &[("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13")];
@@ -115,7 +115,7 @@ pub(crate) fn install() -> Outcome {
         lacking.push("python3 with the packages of the end-to-end tests");
     }
     if !node_works() {
-        lacking.push("node with ws");
+        lacking.push("node with the packages of the end-to-end tests");
     }
     if !nightly() {
         lacking.push("the nightly toolchain");
@@ -215,7 +215,9 @@ fn node() -> PathBuf {
 }
 
 fn node_works() -> bool {
-    node().join("node_modules/ws/package.json").exists()
+    let modules = node().join("node_modules");
+    let names = NODE.iter().filter_map(|package| package.rsplit_once('@'));
+    names.into_iter().all(|(name, _)| modules.join(name).join("package.json").exists())
 }
 
 fn has_module(name: &str) -> bool {
