@@ -10,6 +10,7 @@ use evenkeel_core::balancer::Policy;
 use evenkeel_proxy::config::Protocol;
 use evenkeel_wire::http2::connection::{Fault, Part};
 use evenkeel_wire::http2::error::Code;
+use evenkeel_wire::http2::settings::{Config, Role};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -425,6 +426,33 @@ fn random_is_what_kube_proxy_does_a_session_stays_where_it_is() {
     };
     let first = asks();
     assert!((0..20).all(|_| asks() == first));
+}
+
+/// Such a server says SETTINGS before it hears of anybody: that is no protocol of its own.
+#[test]
+fn a_client_that_takes_its_time_is_served_by_requests_all_the_same() {
+    let backends = [answering("well"), answering("well")];
+    let proxy = Proxy::with(&backends.each_ref().map(|backend| backend.addr), |service| {
+        service.balance.core.session_policy = Policy::RoundRobin;
+    });
+    let heard = || proxy.metric("evenkeel_endpoint_bytes_received_total", "");
+    for n in 1..=4 {
+        let before = heard();
+        let stream = proxy.connect();
+        eventually("a link was opened to listen to the server, which spoke", || heard() > before);
+        let mut client = Peer::new(stream, Role::Client, Config::default());
+        for _ in 0..4 {
+            let stream = client.get("/");
+            assert_eq!(client.whole(stream).1, "well");
+        }
+        assert_eq!(proxy.metric("evenkeel_turns_total", ""), f64::from(4 * n));
+    }
+    let turns = turns(&proxy);
+    assert_eq!(turns, [8, 8]);
+    // And who speaks neither has a connection of its own.
+    let mut opaque = proxy.connect();
+    opaque.write_all(b"\x16\x03\x01").expect("sent");
+    assert_eq!(opaque.read(&mut [0; 9]).expect("what the server says"), 9);
 }
 
 #[test]

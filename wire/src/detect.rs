@@ -42,6 +42,18 @@ const METHODS: [&[u8]; 17] = [
     b"REPORT",
 ];
 
+/// Are these the first bytes of a server that speaks HTTP/2? Its first frame is SETTINGS, and some servers send that before
+/// they have heard of their client (RFC 9113, section 3.4).
+pub fn opens_http2(bytes: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    match *bytes {
+        [0, high, low, kind, flags, a, b, c, d, ..] => {
+            u16::from_be_bytes([high, low]) % 6 == 0 && (kind, flags) == (SETTINGS, 0) && [a, b, c, d] == [0; 4]
+        }
+        _ => false,
+    }
+}
+
 /// Looks at the first bytes of a client. Empty lines before a request line are tolerated, as RFC
 /// 9112, section 2.2, asks of servers.
 pub fn detect(bytes: &[u8]) -> Verdict {
@@ -91,6 +103,19 @@ pub fn detect(bytes: &[u8]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_of_http2_is_known_by_its_settings() {
+        let mut settings = alloc::vec::Vec::new();
+        crate::http2::frame::put_settings(&mut settings, &[(3, 100), (4, 65_535)]);
+        assert!(opens_http2(&settings));
+        assert!(opens_http2(b"\0\0\0\x04\0\0\0\0\0"), "with nothing to set");
+        assert!(!opens_http2(&settings[..8]));
+        assert!(!opens_http2(b"\0\0\0\x04\x01\0\0\0\0"), "an acknowledgement");
+        assert!(!opens_http2(b"\0\0\x05\x04\0\0\0\0\0"), "no whole settings");
+        assert!(!opens_http2(b"\x4a\0\0\0\x0a8.0.36\0"), "the greeting of MySQL");
+        assert!(!opens_http2(b"SSH-2.0-OpenSSH_9.2\r\n"));
+    }
 
     #[test]
     fn request_lines_are_http_and_the_rest_is_opaque() {

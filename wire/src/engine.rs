@@ -1,6 +1,6 @@
 //! The session: detection, then HTTP/1.1 or a relay, and the outputs that they share.
 
-use crate::detect::{Verdict, detect};
+use crate::detect::{Verdict, detect, opens_http2};
 use crate::http1::{self, Http1};
 use crate::http2::forward::Answer;
 use crate::session::{Context, Io, Leave, LinkError, LinkFate, Output, Protocol, Reason};
@@ -60,6 +60,8 @@ struct Detect {
     asked: bool,
     /// It is there.
     linked: bool,
+    /// The server spoke first, but HTTP/2: the client has to say whether it does. That link is of no use to others.
+    http2: bool,
 }
 
 impl Session {
@@ -68,9 +70,13 @@ impl Session {
         let mut outputs = Outputs::default();
         let engine = match context.settings.protocol {
             _ if context.peer.tls.as_ref().is_some_and(|tls| tls.http2) => Self::found_http2(&mut outputs),
-            Protocol::Auto => {
-                Engine::Detect(Detect { since: context.now, undecided: false, asked: false, linked: false })
-            }
+            Protocol::Auto => Engine::Detect(Detect {
+                since: context.now,
+                undecided: false,
+                asked: false,
+                linked: false,
+                http2: false,
+            }),
             Protocol::Http | Protocol::Http1 => Engine::Http1(Http1::new(context.now)),
             Protocol::Http2 => Self::found_http2(&mut outputs),
             Protocol::Tcp => {
@@ -110,7 +116,8 @@ impl Session {
     pub fn client_data<'i>(&mut self, input: &'i [u8], io: &mut Io<'_, 'i>, context: &Context<'_>) -> usize {
         match &mut self.engine {
             Engine::Detect(detection) => {
-                let link = (detection.asked, detection.linked);
+                let link = (detection.asked, detection.linked && !detection.http2);
+                let http2 = detection.http2;
                 match detect(input) {
                     Verdict::Undecided => {
                         detection.undecided = true;
@@ -127,6 +134,10 @@ impl Session {
                         self.unask(link);
                         self.engine = Self::found_http2(&mut self.outputs);
                         return 0;
+                    }
+                    Verdict::Http2 | Verdict::Opaque if http2 => {
+                        self.unask(link);
+                        self.become_tunnel(false, context);
                     }
                     Verdict::Http2 | Verdict::Opaque => self.become_tunnel(link.0, context),
                     Verdict::Proxy => {
@@ -185,9 +196,11 @@ impl Session {
 
     /// The client will send no more.
     pub fn client_eof(&mut self, _io: &mut Io<'_, '_>, context: &Context<'_>) {
-        if let Engine::Detect(Detect { asked: true, .. }) = self.engine {
+        match self.engine {
+            Engine::Detect(Detect { asked, http2: true, .. }) => self.unask((asked, false)),
             // The server may still have something to say.
-            self.become_tunnel(true, context);
+            Engine::Detect(Detect { asked: true, .. }) => self.become_tunnel(true, context),
+            _ => {}
         }
         match &mut self.engine {
             Engine::Detect(_) => self.over(End { cause: Cause::Done, phase: Phase::Detect }),
@@ -211,7 +224,11 @@ impl Session {
     /// Bytes from the endpoint; returns how many were used. The rest is to be offered again.
     pub fn link_data<'i>(&mut self, input: &'i [u8], io: &mut Io<'_, 'i>, context: &Context<'_>) -> usize {
         match &mut self.engine {
-            Engine::Detect(_) => {
+            Engine::Detect(detection) => {
+                if detection.http2 || (context.settings.http2 && opens_http2(input)) {
+                    detection.http2 = true;
+                    return input.len();
+                }
                 self.become_tunnel(true, context);
                 self.link_data(input, io, context)
             }
@@ -272,6 +289,11 @@ impl Session {
     /// The endpoint will send no more.
     pub fn link_eof(&mut self, io: &mut Io<'_, '_>, context: &Context<'_>) {
         match &mut self.engine {
+            Engine::Detect(detection) if detection.http2 => {
+                // It waited for the client for as long as it would.
+                (detection.asked, detection.linked, detection.undecided) = (false, false, true);
+                self.unask((true, false));
+            }
             Engine::Detect(_) => {
                 self.become_tunnel(true, context);
                 self.link_eof(io, context);
