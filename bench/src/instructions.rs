@@ -9,7 +9,8 @@ use evenkeel_core::picker::{Ask, Outcome, Scope};
 use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::http2::FieldWriter;
-use evenkeel_wire::http2::connection::{Connection, Event};
+use evenkeel_wire::http2::connection::{Connection, Event, Part};
+use evenkeel_wire::http2::forward::{Added, Asked, grpc_status, put_request, put_response, put_trailers};
 use evenkeel_wire::http2::frame;
 use evenkeel_wire::http2::hpack::{Capacity, Decoder, Encoder, Fields, Form};
 use evenkeel_wire::http2::settings::{Config as Http2, Role};
@@ -66,11 +67,12 @@ const FRAME: &[u8] = b"\x82\x100123456789abcdef";
 type Run = fn(u32);
 
 /// Paths that are not picks or turns, with how often is enough.
-const OTHERS: [(&str, u32, Run); 6] = [
+const OTHERS: [(&str, u32, Run); 7] = [
     ("websocket message there and back", MANY, |n| relay(Protocol::Http1, &[(UPGRADE, UPGRADED)], FRAME, n)),
     ("tcp bytes there and back", MANY, |n| relay(Protocol::Tcp, &[], FRAME, n)),
     ("hpack grpc request", MANY, hpack),
     ("http2 unary call", MANY, call),
+    ("http2 turn", MANY, http2_turn),
     ("change of one endpoint of 10,000", 2, change),
     ("change of all of 10,000 endpoints", 2, change_all),
 ];
@@ -298,35 +300,113 @@ fn pass(
     Turn { session, link: onward }
 }
 
-/// Unary calls from a session to a link and back.
-fn call(n: u32) {
-    let (config, now) = (Http2::default(), Instant::from_nanos(1_000_000_000));
-    let (mut client, mut link) = (Vec::new(), Vec::new());
-    let mut session = Connection::new(Role::Server, &config, &mut Out::new(&mut client), now);
-    let mut upstream = Connection::new(Role::Client, &config, &mut Out::new(&mut link), now);
-    let mut hello = frame::PREFACE.to_vec();
-    frame::put_settings(&mut hello, &[]);
-    frame::put_settings_ack(&mut hello);
-    frame::put_window_update(&mut hello, 0, 1 << 30);
-    pass((&mut session, &mut client), (&mut upstream, &mut link), &hello, None, now);
-    let hello = &hello[frame::PREFACE.len()..];
-    pass((&mut upstream, &mut link), (&mut session, &mut client), hello, None, now);
-    let (mut asking, mut answering) = (Encoder::new(4096), Encoder::new(4096));
-    // The first ones fill the tables.
-    let mut scripts = [(); 2].map(|()| {
-        let asks = Script::new().headers(&block(&mut asking, &CALL), false).data(&[7; 64], true);
-        let answers = Script::new().headers(&block(&mut answering, &ANSWER), false).data(&[7; 64], false);
-        (asks, answers.headers(&block(&mut answering, &STATUS), true))
-    });
-    for turn in 0..=n {
-        let (asks, answers) = &mut scripts[usize::from(turn > 0)];
-        client.clear();
-        link.clear();
-        let asked = asks.on(2 * turn + 1);
-        let turn = pass((&mut session, &mut client), (&mut upstream, &mut link), asked, None, now);
-        let answered = answers.on(turn.link.map_or(0, StreamKey::id));
-        pass((&mut upstream, &mut link), (&mut session, &mut client), answered, turn.session, now);
-        black_box((&client, &link));
+/// A session and a link that have greeted their peers, with what they have to say.
+struct Pair {
+    session: Connection,
+    client: Vec<u8>,
+    upstream: Connection,
+    link: Vec<u8>,
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let (config, now) = (Http2::default(), Instant::from_nanos(1_000_000_000));
+        let (mut client, mut link) = (Vec::new(), Vec::new());
+        let mut session = Connection::new(Role::Server, &config, &mut Out::new(&mut client), now);
+        let mut upstream = Connection::new(Role::Client, &config, &mut Out::new(&mut link), now);
+        let mut hello = frame::PREFACE.to_vec();
+        frame::put_settings(&mut hello, &[]);
+        frame::put_settings_ack(&mut hello);
+        frame::put_window_update(&mut hello, 0, 1 << 30);
+        pass((&mut session, &mut client), (&mut upstream, &mut link), &hello, None, now);
+        let hello = &hello[frame::PREFACE.len()..];
+        pass((&mut upstream, &mut link), (&mut session, &mut client), hello, None, now);
+        Self { session, client, upstream, link, now }
     }
-    assert_eq!((session.open_streams(), upstream.open_streams()), (0, 0), "all calls are answered");
+
+    /// Calls `turn` with what a client asks and its server answers, so many times and once more.
+    fn calls(&mut self, n: u32, mut turn: impl FnMut(&mut Self, &[u8], &mut Script)) {
+        let (mut asking, mut answering) = (Encoder::new(4096), Encoder::new(4096));
+        // The first ones fill the tables.
+        let mut scripts = [(); 2].map(|()| {
+            let asks = Script::new().headers(&block(&mut asking, &CALL), false).data(&[7; 64], true);
+            let answers = Script::new().headers(&block(&mut answering, &ANSWER), false).data(&[7; 64], false);
+            (asks, answers.headers(&block(&mut answering, &STATUS), true))
+        });
+        for number in 0..=n {
+            let (asks, answers) = &mut scripts[usize::from(number > 0)];
+            self.client.clear();
+            self.link.clear();
+            turn(self, asks.on(2 * number + 1), answers);
+            black_box((&self.client, &self.link));
+        }
+        assert_eq!((self.session.open_streams(), self.upstream.open_streams()), (0, 0), "all calls are answered");
+    }
+}
+
+/// Unary calls from a session to a link and back, through the two engines only.
+fn call(n: u32) {
+    Pair::new().calls(n, |pair, asked, answers| {
+        let Pair { session, client, upstream, link, now } = pair;
+        let turn = pass((session, client), (upstream, link), asked, None, *now);
+        let answered = answers.on(turn.link.map_or(0, StreamKey::id));
+        pass((upstream, link), (session, client), answered, turn.session, *now);
+    });
+}
+
+/// The same with all that a worker asks of the engine for a turn: it reads the request, keeps it until it is answered,
+/// adds who asked, and looks how the call went.
+fn http2_turn(n: u32) {
+    let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let (settings, peer) = (Settings::default(), Peer::plain(address, address.into()));
+    let mut pair = Pair::new();
+    let context = Context::new(&settings, &peer, pair.now);
+    let added = Added::of(&context);
+    let (mut kept, mut waiting) = (Fields::default(), Vec::new());
+    pair.calls(n, |pair, mut asked, answers| {
+        let Pair { session, client, upstream, link, now } = pair;
+        let (mut here, mut there) = (None, None);
+        waiting.clear();
+        while let Some(event) = session.recv(&mut asked, &mut Out::new(client), *now) {
+            match event {
+                Event::Fields { stream, fields, end, .. } => {
+                    black_box(Asked::of(fields, &context).is_ok());
+                    kept.copy_from(fields);
+                    here = Some(stream);
+                    there = upstream.request(end, &mut Out::new(link), |writer| {
+                        put_request(&kept, &added, None, Default::default(), writer, &context);
+                    });
+                }
+                Event::Data { stream, data, end } => {
+                    waiting.extend_from_slice(data);
+                    let mut out = Out::new(link);
+                    let sent = there.map_or(0, |there| upstream.data(there, &waiting, end, &mut out, *now));
+                    out.spill();
+                    session.release(stream, sent, &mut Out::new(client));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let (Some(here), Some(there)) = (here, there) else { panic!("a request was read") };
+        let mut answered = answers.on(there.id());
+        while let Some(event) = upstream.recv(&mut answered, &mut Out::new(link), *now) {
+            match event {
+                Event::Fields { part, fields, end, .. } => {
+                    black_box(grpc_status(fields));
+                    session.fields(here, part, end, &mut Out::new(client), |writer| match part {
+                        Part::Trailers => put_trailers(fields, writer),
+                        Part::Informational | Part::Head => put_response(fields, false, writer, &settings),
+                    });
+                }
+                Event::Data { stream, data, end } => {
+                    let mut out = Out::new(client);
+                    let sent = session.data(here, data, end, &mut out, *now);
+                    out.spill();
+                    upstream.release(stream, sent, &mut Out::new(link));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
 }
