@@ -58,8 +58,8 @@ def h2load(connections, streams, **more):
     return lambda world, port, seconds: loads.h2load(world.directory, port, connections, streams, seconds, **more)
 
 
-# One stream at a time: in a burst HAProxy opens a connection to an endpoint for every stream, and keeps them, which
-# costs it half of what it can do.
+# One stream at a time: in a burst HAProxy opens a connection to an endpoint for every stream, and keeps them: hundreds,
+# of which each has little to say.
 GENTLE = h2load(1, 1)
 
 HTTP = {"evenkeel": "http", "nginx stream": "tcp", "haproxy": "http", "nginx": "http", "nghttpx": "http",

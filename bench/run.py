@@ -77,7 +77,7 @@ def main():
     parser = argparse.ArgumentParser(
         prog="cargo xtask bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", metavar="KIND", help=f"{', '.join(GROUPS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a rough picture within three minutes")
+    parser.add_argument("--quick", action="store_true", help="a rough picture within six minutes")
     parser.add_argument("--rounds", type=int, help=f"runs of each proxy (default: {FULL['rounds']})")
     parser.add_argument("--output", type=pathlib.Path, metavar="DIR",
                         help="where JSON and charts go (default: docs/performance; with --quick, target/bench)")
