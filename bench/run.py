@@ -58,6 +58,11 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+def shapes(group, quick):
+    """The kinds of load of a group; in a quick run only the first."""
+    return kinds.KINDS[group][:1 if quick else None]
+
+
 def plan(groups, scale):
     """Seconds that each group will take, about."""
     seconds = {}
@@ -65,9 +70,9 @@ def plan(groups, scale):
         if group in kinds.KINDS:
             seconds[group] = sum(
                 len(kind.taking_part(scale["quick"])) * (2 + scale["rounds"] * (kind.seconds * scale["seconds"] + 0.7))
-                for kind in kinds.KINDS[group])
+                for kind in shapes(group, scale["quick"]))
         elif scale["quick"]:
-            seconds[group] = {"memory": 50, "growth": 30, "picks": 15}[group]
+            seconds[group] = {"memory": 30, "growth": 30, "picks": 15}[group]
         else:
             seconds[group] = {"memory": 230, "growth": 220, "picks": 25}[group]
     return seconds
@@ -77,7 +82,7 @@ def main():
     parser = argparse.ArgumentParser(
         prog="cargo xtask bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", metavar="KIND", help=f"{', '.join(GROUPS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a rough picture within six minutes")
+    parser.add_argument("--quick", action="store_true", help="a rough picture within three minutes")
     parser.add_argument("--rounds", type=int, help=f"runs of each proxy (default: {FULL['rounds']})")
     parser.add_argument("--output", type=pathlib.Path, metavar="DIR",
                         help="where JSON and charts go (default: docs/performance; with --quick, target/bench)")
@@ -135,7 +140,7 @@ def run(group, world, scale, progress):
         return {**growth.picks(), "file": growth.changes(world, 10_000, 1 if scale["quick"] else 3, progress)}
     return {kind.name: kinds.measure(world, kind, scale["rounds"], max(1, round(kind.seconds * scale["seconds"])),
                                      progress, scale["quick"])
-            for kind in kinds.KINDS[group]}
+            for kind in shapes(group, scale["quick"])}
 
 
 def prepare():
