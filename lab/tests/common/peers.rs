@@ -52,6 +52,17 @@ pub fn go(program: &str) -> Option<PathBuf> {
     None
 }
 
+/// Where `cargo xtask interop` put the jars of grpc-java, if it did: as a class path.
+pub fn jars() -> Option<String> {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/java"));
+    if path.exists() {
+        return Some(format!("{}/*", path.display()));
+    }
+    assert!(std::env::var_os("EVENKEEL_REQUIRE_PEERS").is_none(), "{} must exist", path.display());
+    eprintln!("skipped: {} is not there, cargo xtask interop makes it", path.display());
+    None
+}
+
 /// A directory of the test's own.
 pub fn directory(name: &str) -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
