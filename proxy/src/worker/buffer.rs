@@ -6,8 +6,8 @@ use std::ops::{Deref, DerefMut};
 const FRESH_BYTES: usize = 1024;
 /// A buffer that grew larger is given back to the allocator, or kept as a wide one.
 const KEEP_BYTES: usize = 8 * 1024;
-/// Spare buffers kept by a worker: as many as requests are on their way that could have to be sent again.
-const SPARE: usize = 1024;
+/// Spare buffers kept by a worker. Each may be all that is left on its page when many sessions have ended.
+const SPARE: usize = 256;
 /// The same of a wide one, which a connection has that many turns share.
 const WIDE_BYTES: usize = 128 * 1024;
 /// Spare wide buffers: as many connections have much to say in one turn of the loop.
