@@ -6,13 +6,13 @@ use common::http2::{Heard, Peer, server, value};
 use common::peers::{Catalog, Process, directory, free_port, have, python};
 use common::pki::Pki;
 use common::{Backend, Proxy, eventually};
-use evenkeel_proxy::config::Service;
+use evenkeel_proxy::config::{Service, UpstreamProtocol};
 use evenkeel_wire::grpc::timeout;
 use evenkeel_wire::http2::connection::Part;
 use evenkeel_wire::http2::error::Code;
 use evenkeel_wire::http2::streams::StreamKey;
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -547,4 +547,54 @@ fn a_question_that_is_none_is_refused() {
     client.head();
     // SERVICE_UNKNOWN, and more if ever there is more.
     assert_eq!(client.hear(), Heard::Data(stream, vec![0, 0, 0, 0, 2, 8, 3], false));
+}
+
+#[test]
+fn a_server_says_through_evenkeel_what_it_has() {
+    let Some(python) = python() else { return };
+    let (addr, _server) = serve(&python);
+    let proxy = Proxy::start(&[addr]);
+    let out = grpcio(&python).args(["reflect", &proxy.addr.to_string()]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&out.stdout);
+    let expected = "grpc.health.v1.Health grpc.reflection.v1alpha.ServerReflection test.Calls\n";
+    let methods = said.strip_prefix(expected).unwrap_or_else(|| panic!("{out:?}"));
+    assert!(methods.contains("Check") && methods.contains("Watch"), "{said}");
+}
+
+/// gRPC-Web is HTTP that only its ends understand: its trailers are bytes of the body, over whichever version.
+#[test]
+fn grpc_web_passes_as_any_other_request() {
+    const TRAILERS: &[u8] = b"\x80\0\0\0\x0fgrpc-status: 0\r\n";
+    const WEB: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc-web+proto")];
+    let backend = server(|peer, _| {
+        loop {
+            match peer.hear() {
+                Heard::Data(stream, data, true) => {
+                    peer.fields(stream, Part::Head, &WEB, false);
+                    peer.data(stream, &[&data, TRAILERS].concat(), true);
+                }
+                Heard::Over => return,
+                _ => {}
+            }
+        }
+    });
+    let proxy = Proxy::with(&[backend.addr], |service| service.upstream.protocol = UpstreamProtocol::Http2);
+    // As a browser's library over HTTP/1.1.
+    let body = message(4);
+    let mut client = proxy.connect();
+    let head = "POST /a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc-web+proto\r\nX-Grpc-Web: 1\r\n\
+                Connection: close\r\nContent-Length: 9\r\n\r\n";
+    client.write_all(&[head.as_bytes(), &body].concat()).expect("sent");
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).expect("an answer");
+    assert!(answer.windows(26).any(|w| w == b"application/grpc-web+proto"));
+    let chunk = [&body[..], TRAILERS].concat();
+    assert!(answer.windows(chunk.len()).any(|w| w == chunk), "{:?}", String::from_utf8_lossy(&answer));
+    // No call of gRPC was seen, nor is it answered as one.
+    assert_eq!(proxy.metric("evenkeel_grpc_calls_total", ""), 0.0);
+    let nobody = Proxy::start(&[SocketAddr::from(([127, 0, 0, 1], free_port()))]);
+    let mut client = Peer::client(nobody.addr);
+    let fields = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/"), WEB[1]];
+    let stream = client.request(&fields, true);
+    assert_eq!(client.whole(stream).0, "502");
 }

@@ -13,7 +13,9 @@ from concurrent import futures
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -143,6 +145,15 @@ def ask_health(arguments):
         print(error.code().name)
 
 
+def reflect(arguments):
+    """The services that a server says it has, and the methods of one, from its descriptor."""
+    channel = grpc.insecure_channel(arguments.address)
+    database = ProtoReflectionDescriptorDatabase(channel)
+    print(*sorted(database.get_services()))
+    described = DescriptorPool(database).FindServiceByName(health.SERVICE_NAME)
+    print(*sorted(method.name for method in described.methods))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parts = parser.add_subparsers(required=True)
@@ -156,6 +167,9 @@ def main():
     healthy.add_argument("service")
     healthy.add_argument("--watch", type=int, default=0)
     healthy.set_defaults(run=ask_health)
+    reflection_client = parts.add_parser("reflect")
+    reflection_client.add_argument("address")
+    reflection_client.set_defaults(run=reflect)
     client = parts.add_parser("ask")
     client.add_argument("address")
     client.add_argument("kind", choices=["unary", "server", "client", "bidi"])
