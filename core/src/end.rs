@@ -70,7 +70,7 @@ closed_list! {
         Moved = "moved",
         /// Nothing was said on an open connection for the idle timeout.
         Idle = "idle",
-        /// The connection was as old as its kind may become.
+        /// The connection, or the stream, was as old as its kind may become.
         Aged = "aged",
         /// evenkeel refused or ended it to stay within its own limits.
         Overload = "overload",
@@ -107,6 +107,8 @@ closed_list! {
         UriBytes = "uri_bytes",
         /// Requests at once of an HTTP/2 session.
         Streams = "streams",
+        /// Age of a call of gRPC.
+        StreamAge = "max_stream_age",
         /// Bytes of a request body.
         BodyBytes = "body_bytes",
         /// Bytes per second of a request body.

@@ -5,7 +5,7 @@ mod common;
 use common::http2::{Heard, Peer, server, value};
 use common::peers::{Catalog, Process, directory, free_port, have, python};
 use common::pki::Pki;
-use common::{Backend, Proxy, eventually};
+use common::{Backend, PATIENCE, Proxy, eventually};
 use evenkeel_proxy::config::{Service, UpstreamProtocol};
 use evenkeel_wire::grpc::timeout;
 use evenkeel_wire::http2::connection::Part;
@@ -137,14 +137,14 @@ fn a_call_whose_time_is_over_ends_with_a_status_and_its_endpoint_is_told() {
     assert_eq!((&*status, value(&fields, "grpc-status")), ("200", "4"));
     assert_eq!(value(&fields, "grpc-message"), "evenkeel: the deadline of the call passed before it was answered");
     assert_eq!(value(&fields, "evenkeel-reason"), "deadline; phase=wait");
-    assert!(matches!(told.recv(), Ok(Heard::Reset(_, Code::CANCEL, _))));
+    assert!(matches!(told.recv_timeout(PATIENCE), Ok(Heard::Reset(_, Code::CANCEL, _))));
     // An answer that has begun ends with trailers, whatever is missing of it.
     let begun = call_for(&mut client, "100000u");
     let (_, body, trailers) = client.whole(begun);
     assert_eq!((body.len(), value(&trailers, "grpc-status")), (6, "4"));
     let said = "evenkeel: the deadline of the call passed before its answer was complete";
     assert_eq!(value(&trailers, "grpc-message"), said);
-    assert!(matches!(told.recv(), Ok(Heard::Reset(_, Code::CANCEL, _))));
+    assert!(matches!(told.recv_timeout(PATIENCE), Ok(Heard::Reset(_, Code::CANCEL, _))));
     let given_up = call_for(&mut client, "100S");
     while !matches!(client.hear(), Heard::Fields(of, ..) if of == given_up) {}
     client.reset(given_up, Code::CANCEL);
@@ -547,6 +547,109 @@ fn a_question_that_is_none_is_refused() {
     client.head();
     // SERVICE_UNKNOWN, and more if ever there is more.
     assert_eq!(client.hear(), Heard::Data(stream, vec![0, 0, 0, 0, 2, 8, 3], false));
+}
+
+/// A server that begins to answer every call and says no more; of what becomes of them it tells.
+fn beginning() -> (Backend, mpsc::Receiver<Heard>) {
+    let (tell, told) = mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let backend = server(move |peer, _| {
+        loop {
+            match peer.hear() {
+                Heard::Fields(stream, Part::Head, ..) => peer.fields(stream, Part::Head, &GRPC, false),
+                Heard::Over => return,
+                heard @ Heard::Reset(..) => {
+                    // A test that knows enough has gone.
+                    let _gone = tell.lock().expect("alone").send(heard);
+                }
+                _ => {}
+            }
+        }
+    });
+    (backend, told)
+}
+
+fn pushback(fields: &[(String, String)]) -> u32 {
+    value(&fields.to_vec(), "grpc-retry-pushback-ms").parse().expect("milliseconds")
+}
+
+#[test]
+fn a_call_that_is_old_is_asked_to_begin_again() {
+    let (backend, told) = beginning();
+    let proxy = Proxy::with(&[backend.addr], |service| {
+        service.timeouts.max_stream_age = Some(Duration::from_millis(200));
+    });
+    let mut client = Peer::client(proxy.addr);
+    let stream = client.call("/a.B/C");
+    let (_, _, trailers) = client.whole(stream);
+    assert_eq!(value(&trailers, "grpc-status"), "14");
+    assert_eq!(value(&trailers, "grpc-message"), "evenkeel: the call is as old as calls may become");
+    assert!((1..=1000).contains(&pushback(&trailers)), "{trailers:?}");
+    assert!(matches!(told.recv_timeout(PATIENCE), Ok(Heard::Reset(_, Code::CANCEL, _))));
+    assert_eq!(proxy.metric("evenkeel_limit_hits_total", "max_stream_age"), 1.0);
+    // It is no failure of its endpoint.
+    assert_eq!(proxy.metric("evenkeel_grpc_calls_total", "grpc_status=\"14\""), 1.0);
+    let service = proxy.service();
+    assert_eq!(service["endpoints"][0]["state"], "well", "{service}");
+}
+
+#[test]
+fn when_the_process_leaves_every_call_ends_with_a_status() {
+    let (backend, told) = beginning();
+    let mut proxy = Proxy::grace(&[backend.addr], Duration::from_secs(3));
+    let mut clients: Vec<Peer> = (0..3).map(|_| Peer::client(proxy.addr)).collect();
+    for client in &mut clients {
+        let streams: Vec<_> = (0..30).map(|_| client.call("/a.B/C")).collect();
+        streams.iter().for_each(|_| {
+            client.head();
+        });
+    }
+    proxy.running.drain();
+    for client in &mut clients {
+        let mut ends = 0;
+        loop {
+            match client.hear() {
+                Heard::Fields(_, Part::Trailers, fields, true) => {
+                    assert_eq!(value(&fields, "grpc-status"), "14");
+                    assert_eq!(value(&fields, "grpc-message"), "evenkeel: evenkeel is shutting down");
+                    assert!((1..=1000).contains(&pushback(&fields)));
+                    ends += 1;
+                }
+                Heard::Over => break,
+                Heard::Goaway(_) | Heard::Reset(_, Code::NO_ERROR, _) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(ends, 30);
+    }
+    for _ in 0..90 {
+        assert!(matches!(told.recv_timeout(PATIENCE), Ok(Heard::Reset(_, Code::CANCEL, _))));
+    }
+}
+
+#[test]
+fn clients_of_other_people_understand_both_farewells() {
+    let Some(python) = python() else { return };
+    let (addr, _server) = serve(&python);
+    let proxy = Proxy::with(&[addr], |service| service.timeouts.max_stream_age = Some(Duration::from_millis(500)));
+    let said = ask(&python, proxy.addr, &["server", "/test.Calls/Begin", "2"]);
+    assert_eq!((&said["code"], &said["messages"]), (&Value::from(14), &Value::from(vec!["0", "1"])), "{said}");
+    assert_eq!(said["details"], "evenkeel: the call is as old as calls may become");
+    assert!(said["trailers"]["grpc-retry-pushback-ms"].is_string(), "{said}");
+
+    let mut proxy = Proxy::grace(&[addr], Duration::from_secs(3));
+    let mut command = grpcio(&python);
+    command.args(["ask", &proxy.addr.to_string(), "server", "/test.Calls/Begin", "1"]);
+    let mut client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut words = BufReader::new(client.stderr.take().expect("a pipe")).lines().map(|line| line.expect("a line"));
+    assert_eq!(words.next().as_deref(), Some("heard 0"));
+    proxy.running.drain();
+    let out = client.wait_with_output().expect("it ends");
+    let said: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(
+        (&said["code"], said["details"].as_str()),
+        (&Value::from(14), Some("evenkeel: evenkeel is shutting down"))
+    );
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub struct Own<'a> {
     pub sentence: &'a str,
     /// When to try again, in seconds; only 503 says it.
     pub retry_after: u32,
+    /// When a call of gRPC is to be tried again, in milliseconds; `None`: that is not said.
+    pub pushback: Option<u32>,
 }
 
 impl Own<'_> {
@@ -41,6 +43,8 @@ impl Own<'_> {
             LinkError::Failed(Cause::Deadline) => {
                 (504, Phase::Wait, "the deadline of the call passed before it was answered")
             }
+            LinkError::Failed(Cause::Aged) => (503, Phase::Wait, "the call is as old as calls may become"),
+            LinkError::Failed(Cause::Shutdown) => (503, Phase::Wait, "evenkeel is shutting down"),
             LinkError::Failed(Cause::EndpointProtocol) => {
                 (502, Phase::Wait, "the endpoint's answer was not valid HTTP")
             }
@@ -53,7 +57,7 @@ impl Own<'_> {
             LinkError::Later(seconds) => seconds,
             _ => 1,
         };
-        Own { status, end: End { cause: error.cause(), phase }, sentence, retry_after }
+        Own { status, end: End { cause: error.cause(), phase }, sentence, retry_after, pushback: None }
     }
 
     /// The link is gone, or the turn is to end, in the middle of a response: how it ends, if it can say so.
@@ -70,13 +74,13 @@ impl Own<'_> {
 
     /// The request did not arrive in time.
     pub fn too_slow(end: End) -> Own<'static> {
-        Own { status: 408, end, sentence: "the request took too long to arrive", retry_after: 1 }
+        Own { status: 408, end, sentence: "the request took too long to arrive", retry_after: 1, pushback: None }
     }
 
     /// What is asked for is larger than allowed.
     pub fn limit(status: u16, sentence: &'static str) -> Own<'static> {
         let end = End { cause: Cause::ClientLimit, phase: Phase::Request };
-        Own { status, end, sentence, retry_after: 1 }
+        Own { status, end, sentence, retry_after: 1, pushback: None }
     }
 
     /// The same in gRPC: the status of a call (<https://grpc.io/docs/guides/status-codes>).

@@ -293,6 +293,8 @@ pub struct Timeouts {
     pub ping: Option<Duration>,
     /// How old an HTTP/2 connection of a client may become, give or take a tenth; `None`: any age.
     pub max_age: Option<Duration>,
+    /// How old a call of gRPC may become, give or take a tenth; `None`: any age.
+    pub max_stream_age: Option<Duration>,
     /// How long `protocol: auto` waits for a client's first byte before it looks at the server's.
     pub detect: Duration,
 }
@@ -417,6 +419,7 @@ impl Service {
                 stall: Duration::from_secs(300),
                 ping: Some(Duration::from_secs(300)),
                 max_age: None,
+                max_stream_age: None,
                 header: Duration::from_secs(10),
                 detect: Duration::from_millis(5),
             },

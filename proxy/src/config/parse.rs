@@ -194,6 +194,7 @@ fn service(node: &Node, index: usize, directory: Option<&Path>, found: &Found) -
         timeouts.duration("stall", &mut limits.stall);
         timeouts.set("ping", &mut limits.ping, "a duration such as 5m, or off", optional_duration);
         timeouts.set("max_age", &mut limits.max_age, "a duration such as 1h, or off", optional_duration);
+        timeouts.set("max_stream_age", &mut limits.max_stream_age, "a duration such as 1h, or off", optional_duration);
         timeouts.duration("header", &mut limits.header);
         timeouts.duration("detect", &mut limits.detect);
     });

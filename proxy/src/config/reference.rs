@@ -389,6 +389,12 @@ pub(super) const KEYS: &[Key] = &[
         "HTTP/2: how old a client's connection may become, give or take a tenth; then it is told to go (GOAWAY) and its requests are finished. Without need here, where each request finds its endpoint; for load balancers in front of several evenkeels.",
     ),
     key(
+        "services[].timeouts.max_stream_age",
+        "duration, `off`",
+        "off",
+        "gRPC: how old a call may become, give or take a tenth; then it ends with status 14 (UNAVAILABLE) and `grpc-retry-pushback-ms`, so that its client begins another, which finds an endpoint of its own. For streams that would stay where they are for ever.",
+    ),
+    key(
         "services[].timeouts.detect",
         "duration",
         "5ms",

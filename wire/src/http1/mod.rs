@@ -173,7 +173,13 @@ impl Turn {
 
 /// Tells a client that there is no room for its session.
 pub(crate) fn refuse_session(out: &mut Vec<u8>, end: End, settings: &Settings) {
-    let own = Own { status: 503, end, sentence: "this service has as many clients as it may", retry_after: 1 };
+    let own = Own {
+        status: 503,
+        end,
+        sentence: "this service has as many clients as it may",
+        retry_after: 1,
+        pushback: None,
+    };
     put_own(out, &own, false, true, settings);
 }
 
@@ -607,7 +613,7 @@ impl Http1 {
         };
         outputs.turn(TurnEnd { fate: LinkFate::Close, status: Some(flaw.status()), failure: Some(end), log });
         if !begun {
-            let own = Own { status: flaw.status(), end, sentence: flaw.explain(), retry_after: 1 };
+            let own = Own { status: flaw.status(), end, sentence: flaw.explain(), retry_after: 1, pushback: None };
             put_own(io.client.spill(), &own, head, true, context.settings);
         }
         outputs.end(end, begun, true);

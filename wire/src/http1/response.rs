@@ -313,7 +313,7 @@ pub(super) fn reason_phrase(status: u16) -> &'static str {
 
 /// Writes a response of our own. `head`: without its body; `close`: the connection ends with it.
 pub(super) fn put_own(out: &mut Vec<u8>, own: &Own<'_>, head: bool, close: bool, settings: &Settings) {
-    let Own { status, end, sentence, retry_after } = *own;
+    let Own { status, end, sentence, retry_after, .. } = *own;
     // Writing into a vector cannot fail.
     let _infallible = write!(Text(out), "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\n", reason_phrase(status));
     put_length(out, sentence.len() as u64 + 1);

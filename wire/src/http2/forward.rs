@@ -114,7 +114,7 @@ impl Asked {
         }
         if method == b"CONNECT" {
             let end = End { cause: Cause::ClientProtocol, phase: Phase::Request };
-            let own = Own { status: 501, end, sentence: "CONNECT is not supported", retry_after: 1 };
+            let own = Own { status: 501, end, sentence: "CONNECT is not supported", retry_after: 1, pushback: None };
             return Err(Turned { own, limit: None });
         }
         if let (Some(most), Some(length)) = (settings.body_bytes, fields.get(Name::CONTENT_LENGTH))
@@ -363,6 +363,9 @@ pub fn put_trailers(fields: &Fields, writer: &mut FieldWriter<'_>) {
 fn put_status(own: &Own<'_>, writer: &mut FieldWriter<'_>) {
     writer.put("grpc-status", format!("{}", own.grpc_status()).as_bytes(), Form::Indexed);
     writer.put("grpc-message", format!("evenkeel: {}", own.sentence).as_bytes(), Form::Indexed);
+    if let Some(pushback) = own.pushback {
+        writer.put("grpc-retry-pushback-ms", format!("{pushback}").as_bytes(), Form::Plain);
+    }
 }
 
 fn put_reason(end: End, writer: &mut FieldWriter<'_>, settings: &Settings) {
@@ -397,7 +400,7 @@ pub fn answer(
     out: &mut Out<'_, '_>,
     (settings, now): (&Settings, Instant),
 ) {
-    let Own { status, end, sentence, retry_after } = *own;
+    let Own { status, end, sentence, retry_after, .. } = *own;
     let mut body = Vec::new();
     if !head && !grpc {
         body.extend_from_slice(sentence.as_bytes());

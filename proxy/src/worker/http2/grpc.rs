@@ -2,6 +2,7 @@
 
 use crate::worker::client::Turn;
 use evenkeel_core::end::{Cause, End};
+use evenkeel_core::rng::Rng;
 use evenkeel_core::time::{Duration, Instant};
 use evenkeel_wire::grpc::{pushback, status, status_of, status_of_http};
 use evenkeel_wire::http2::forward::Amended;
@@ -11,11 +12,21 @@ use std::sync::atomic::Ordering::Relaxed;
 /// An endpoint that was given less than this is not to blame for a deadline: that says more of the client.
 const FAIR: Duration = Duration::from_millis(100);
 
+/// A call that we end may be tried again within this time: others end with it.
+const PUSHBACK_MILLIS: u64 = 1000;
+
+/// Calls that are under way when there is no more time end so long before, to have said so when that is over: a part
+/// of what is left when their session is told, and at most that.
+const LAST_PART: u32 = 4;
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A call of gRPC.
 #[derive(Debug)]
 pub(super) struct Call {
     /// When the time that its client gave it is over.
     deadline: Option<Instant>,
+    /// When it is as old as calls may become.
+    aged: Option<Instant>,
     /// Turns that its endpoint had ended well when it was given the call.
     completions: u64,
     /// How often it was tried, and answered, before.
@@ -27,9 +38,11 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(timeout: Option<Duration>, now: Instant) -> Self {
+    pub(super) fn new(timeout: Option<Duration>, most: Option<Duration>, rng: &mut Rng, now: Instant) -> Self {
         let deadline = timeout.map(|timeout| now + timeout);
-        Self { deadline, completions: 0, attempts: 0, answered: false, status: None }
+        // Calls that began together must not begin together again.
+        let aged = most.map(|most| now + most.mul_f64(0.9 + 0.2 * rng.unit()));
+        Self { deadline, aged, completions: 0, attempts: 0, answered: false, status: None }
     }
 
     /// An endpoint was chosen for it.
@@ -44,7 +57,8 @@ impl Call {
 
     /// When it ends, if nothing else ends it before, and why.
     pub(super) fn due(&self) -> Option<(Instant, Cause)> {
-        self.deadline.map(|at| (at, Cause::Deadline))
+        let deadline = self.deadline.map(|at| (at, Cause::Deadline));
+        deadline.into_iter().chain(self.aged.map(|at| (at, Cause::Aged))).min_by_key(|&(at, _)| at)
     }
 
     /// Its time is over.
@@ -94,4 +108,14 @@ fn completions(turn: &Turn) -> u64 {
 /// How long an answer that may be tried again wants that to wait; `None`: it does not want it.
 pub(super) fn wait_before_retry(answer: &Fields) -> Option<Duration> {
     answer.get(Name::GRPC_PUSHBACK).map_or(Some(Duration::ZERO), pushback)
+}
+
+/// When the calls of a session end that has until then.
+pub(super) fn calls_end(until: Instant, now: Instant) -> Instant {
+    until.before((until.since(now) / LAST_PART).min(LAST_WORDS))
+}
+
+/// When a call that ended for this cause is to be tried again, in milliseconds.
+pub(super) fn pushback_after(cause: Cause, rng: &mut Rng) -> Option<u32> {
+    matches!(cause, Cause::Aged | Cause::Shutdown).then(|| rng.below(PUSHBACK_MILLIS) as u32 + 1)
 }

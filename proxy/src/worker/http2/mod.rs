@@ -112,6 +112,8 @@ pub(super) struct Http2 {
     relaxed: bool,
     /// Its client was told that there will be an end, and why.
     told: Option<Cause>,
+    /// Calls end then, for there will be no more time.
+    calls_end: Option<Instant>,
 }
 
 /// Room for a stream. The memory of one that is over is used again ([`Lines`]).

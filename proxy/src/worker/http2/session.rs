@@ -1,6 +1,6 @@
 //! Sessions: from a client's bytes to links.
 
-use super::grpc::Call;
+use super::grpc::{Call, calls_end};
 use super::{Http2, Line, Place, Stream, Way, find, old_at};
 use crate::worker::Worker;
 use crate::worker::client::Turn;
@@ -58,6 +58,7 @@ impl Worker {
             since: *now,
             relaxed: false,
             told: None,
+            calls_end: None,
         };
         client.engine = Session::http2();
         client.rare.get_or_insert_default().http2 = Some(Box::new(http2));
@@ -208,6 +209,7 @@ impl Worker {
         let gone = Turned::too_large;
         let client = sessions.get_mut(key).ok_or_else(gone)?;
         let served = services.get_mut(client.service as usize).and_then(Option::as_mut).ok_or_else(gone)?;
+        let max_age = served.shared.config.timeouts.max_stream_age;
         let span = tracer.as_ref().map(|tracer| tracer.draw(rng));
         let context = Context { span, ..Context::new(&served.shared.settings, &client.peer, *now) };
         let asked = Asked::of(fields, &context)?;
@@ -223,7 +225,7 @@ impl Worker {
             place: Place::Waits,
             kind: (asked.head, asked.grpc),
             bodiless: end,
-            call: asked.grpc.then(|| Call::new(asked.timeout, *now)),
+            call: asked.grpc.then(|| Call::new(asked.timeout, max_age, rng, *now)),
             inquiry: None,
             traced: asked.traced,
             log: asked.log,
@@ -462,6 +464,7 @@ impl Worker {
         let client = self.sessions.get(key)?;
         let served = self.services.get(client.service as usize)?.as_ref()?;
         let (settings, limits) = (&served.shared.settings, &served.shared.config.limits);
+        let end = http2.calls_end;
         let stream = http2.get(at)?;
         let waits = stream.up.ended && stream.turn.first_byte.is_none();
         let fail = |cause| Due::Fail(LinkError::Failed(cause));
@@ -474,10 +477,11 @@ impl Worker {
             }
         };
         let call = stream.call.as_ref().and_then(Call::due).map(|(at, cause)| (at, fail(cause)));
+        let end = end.filter(|_| stream.call.is_some()).map(|at| (at, fail(Cause::Shutdown)));
         let again = stream.turn.held.map(|at| (at, Due::Again));
         // Who watches hears nothing for as long as nothing changes.
         let due = Some(due).filter(|_| !stream.inquiry.as_ref().is_some_and(|inquiry| inquiry.is_watching()));
-        [due, call, again].into_iter().flatten().min_by_key(|&(at, _)| at)
+        [due, call, end, again].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 
     /// A stream is not late before a time that is known.
@@ -489,6 +493,9 @@ impl Worker {
 
     fn stream_late(&mut self, key: Key, http2: &mut Http2, at: StreamKey, due: Due) {
         let Due::Fail(error) = due else { return self.place(key, http2, at) };
+        if error == LinkError::Failed(Cause::Aged) {
+            self.note_limit(key, Limit::StreamAge);
+        }
         if error == LinkError::Overload {
             self.note_limit(key, Limit::QueueTime);
         }
@@ -528,6 +535,10 @@ impl Worker {
             return Some(End { cause: Cause::Shutdown, phase: Phase::Idle });
         }
         let served = self.services.get(client.service as usize).and_then(Option::as_ref);
+        if let Some(until) = self.draining.or(served.and_then(|served| served.leaves_by)) {
+            http2.calls_end = Some(calls_end(until, self.now));
+            http2.due = Some(self.now);
+        }
         // The process is cut when its own time is over.
         client.leave = served.and_then(|served| served.leaves_by).filter(|&by| by > at).map(|by| (by, Leave::Shutdown));
         let Line { connection, out, .. } = &mut http2.line;

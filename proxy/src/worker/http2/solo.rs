@@ -78,7 +78,7 @@ impl Solo {
 /// How a request is refused that HTTP/1.1 does not have.
 fn refusal(flaw: Flaw) -> Own<'static> {
     let end = End { cause: Cause::ClientProtocol, phase: Phase::Request };
-    Own { status: flaw.status(), end, sentence: flaw.explain(), retry_after: 1 }
+    Own { status: flaw.status(), end, sentence: flaw.explain(), retry_after: 1, pushback: None }
 }
 
 impl Worker {

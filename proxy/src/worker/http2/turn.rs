@@ -3,7 +3,7 @@
 //! What may be tried again is what `worker/turn.rs` says, and, by the words of its endpoint, a stream that was not
 //! looked at: refused, or behind the last one of a GOAWAY (RFC 9113, section 8.7).
 
-use super::grpc::wait_before_retry;
+use super::grpc::{pushback_after, wait_before_retry};
 use super::{Http2, Line, Place, Shared, Tenant, added_for, find};
 use crate::service::Version;
 use crate::worker::Worker;
@@ -358,13 +358,14 @@ impl Worker {
             stream.unwell = stream.call.as_ref().is_some_and(|call| call.is_to_blame(&stream.turn));
         }
         let Some(status) = stream.turn.status else {
-            let mut own = Own::of(error);
+            let mut own = Own { pushback: pushback_after(error.cause(), &mut self.rng), ..Own::of(error) };
             if error == LinkError::Failed(Cause::Deadline) && stream.place == Place::Waits {
                 (own.end.phase, own.sentence) = (Phase::Connect, "the deadline of the call passed before it was sent");
             }
             return self.answer_stream(key, http2, at, own);
         };
-        let (own, call) = (Own::amid(error), stream.call.as_ref().is_some_and(|call| call.answered));
+        let call = stream.call.as_ref().is_some_and(|call| call.answered);
+        let own = Own { pushback: pushback_after(error.cause(), &mut self.rng), ..Own::amid(error) };
         let Self { sessions, services, pool, .. } = self;
         let Some(client) = sessions.get(key) else { return };
         let Some(Some(served)) = services.get(client.service as usize) else { return };
